@@ -1,0 +1,5 @@
+"""`python -m opi_spdk_bridge`."""
+
+from opi_spdk_bridge.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Northbound: the contract's services, bound from their descriptors to the engine."""

@@ -1,0 +1,107 @@
+"""What happens around every request, whatever it asks: its deadline, its place among others, its log line, its errors."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+from google.rpc import code_pb2, status_pb2
+
+from opi_spdk_bridge import deadline, errors
+from opi_spdk_bridge.api.bind import Method
+from opi_spdk_bridge.api.naming import legacy_names
+
+log = logging.getLogger("opi_spdk_bridge.requests")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the peer's address, the request's ID, and the time it gives in seconds (None: no limit)."""
+
+    peer: str
+    request_id: str
+    timeout_s: float | None
+
+
+def request_id(given: str | None) -> str:
+    """The client's request ID where it is usable, else a fresh one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class Failed(Exception):
+    """The request ended in an error; `status` is for the client."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+class Requests:
+    """Runs requests; at most `most_at_once` at a time, each for at most `timeout_s` unless its caller gives less."""
+
+    def __init__(self, most_at_once: int, timeout_s: float, legacy: bool) -> None:
+        self._most_at_once = most_at_once
+        self._timeout_s = timeout_s
+        self._legacy = legacy
+        self._at_work = 0
+
+    async def run(self, method: Method, request: Message, caller: Caller, *, canonical: bool = False) -> Message:
+        """Carries out the request; raises Failed. `canonical`: names in the answer are so in any setting."""
+        started = time.monotonic()
+        code = code_pb2.OK
+        try:
+            answer = await self._admitted(method, request, caller)
+            return legacy_names(answer) if self._legacy and not canonical else answer
+        except Failed as failure:
+            code = failure.status.code
+            raise
+        except BaseException:
+            code = code_pb2.CANCELLED
+            raise
+        finally:
+            log.info(
+                "%s %s %s %.1f ms %s %s",
+                method.name,
+                subject(request),
+                code_pb2.Code.Name(code),
+                1e3 * (time.monotonic() - started),
+                caller.peer,
+                caller.request_id,
+            )
+
+    async def _admitted(self, method: Method, request: Message, caller: Caller) -> Message:
+        if self._at_work >= self._most_at_once:
+            text = f"the bridge is at work on {self._at_work} requests, as many as it takes: try again"
+            raise Failed(errors.to_status(errors.ResourceExhausted(text)))
+        self._at_work += 1
+        try:
+            with deadline.limit(min(self._timeout_s, caller.timeout_s or self._timeout_s)):
+                return await method.call(request)
+        except errors.BridgeError as problem:
+            raise Failed(errors.to_status(problem)) from problem
+        except Exception as problem:
+            log.exception("%s %s failed: this is a bug", method.name, caller.request_id)
+            raise Failed(errors.to_status(problem)) from problem
+        finally:
+            self._at_work -= 1
+
+
+def subject(request: Message) -> str:
+    """The resource name that a request is about, as far as the request tells."""
+    for field in request.DESCRIPTOR.fields:
+        if field.name in ("name", "parent"):
+            value = getattr(request, field.name)
+            if value:
+                return str(value)[:200]
+        elif field.name.endswith("_id") and field.message_type is None:
+            return str(getattr(request, field.name))[:200] or "(new)"
+        elif field.message_type is not None and "name" in field.message_type.fields_by_name:
+            name = getattr(getattr(request, field.name), "name", "")
+            if name:
+                return str(name)[:200]
+    return "-"

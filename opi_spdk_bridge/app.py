@@ -1,0 +1,190 @@
+"""The composition root: builds the daemon from its parts, starts them in order and stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.api.bind import bind
+from opi_spdk_bridge.api.interceptors import Requests
+from opi_spdk_bridge.api.server import GrpcServer
+from opi_spdk_bridge.core.catalog import Catalog
+from opi_spdk_bridge.core.engine import Engine
+from opi_spdk_bridge.core.journal import Journal, in_order
+from opi_spdk_bridge.core.reconcile import Reconciler
+from opi_spdk_bridge.core.registry import Registry
+from opi_spdk_bridge.core.volumes import Volumes
+from opi_spdk_bridge.kinds.malloc_volume import MallocVolumeKind
+from opi_spdk_bridge.kinds.null_volume import NullVolumeKind
+from opi_spdk_bridge.kinds.nvme_controller import NvmeControllerKind
+from opi_spdk_bridge.kinds.nvme_namespace import NvmeNamespaceKind
+from opi_spdk_bridge.kinds.nvme_subsystem import NvmeSubsystemKind
+from opi_spdk_bridge.pb.storage import backend_malloc_pb2, backend_null_pb2, frontend_nvme_pb2
+from opi_spdk_bridge.settings import Settings, state_folder
+from opi_spdk_bridge.spdk.client import Client
+from opi_spdk_bridge.spdk.errors import SpdkError
+from opi_spdk_bridge.spdk.shared import SharedFolder
+from opi_spdk_bridge.spdk.target import Target
+from opi_spdk_bridge.store.base import Store
+from opi_spdk_bridge.store.memory import MemoryStore
+from opi_spdk_bridge.store.seal import MasterKey, SealedStore
+from opi_spdk_bridge.store.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+
+_FILES: tuple[Any, ...] = (frontend_nvme_pb2, backend_malloc_pb2, backend_null_pb2)
+_KINDS = (MallocVolumeKind, NullVolumeKind, NvmeSubsystemKind, NvmeControllerKind, NvmeNamespaceKind)
+_FEW = 4000  # records whose subsystems fit an answer of about 1 MB
+_TARGET = "target"  # the setting in the store: the address of the target that the state is for
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A daemon that is up: where it listens, which services it offers, and how it reaches the target."""
+
+    listen: list[str]
+    services: list[str]
+    spdk: str
+    state: str
+    emulated: bool
+
+
+async def serve(settings: Settings, ready: Callable[[Serving], None]) -> None:
+    """Runs the daemon until SIGTERM or SIGINT; `ready` is called once it serves. Raises BridgeError when it cannot."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as serving:
+        ready(serving)
+        await stop.wait()
+        log.info("stopping: finishing the requests at work")
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Serving]:
+    """The daemon, while the context lasts."""
+    async with AsyncExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="opi-spdk-bridge-")))
+        address: str = settings.spdk or await stack.enter_async_context(_emulator(scratch))
+        store, folder = _store(settings, scratch)
+        await store.open()
+        stack.push_async_callback(store.close)
+        await _require_same_target(store, address, settings)
+        shared = SharedFolder.parse(settings.spdk_shared_dir or str(folder / "shared"))
+        shared.prepare()
+
+        client = Client(
+            address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s
+        )
+        target = Target(client, shared)
+        registry, catalog, journal = _resources(target, store)
+        for record in in_order(await journal.load(), list(registry)):
+            catalog.put(record)
+        engine = Engine(registry, catalog, journal, target)
+        reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s)
+        services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
+        requests = Requests(settings.max_requests, settings.request_timeout_s, settings.resource_names == "legacy")
+        server = GrpcServer(bind(services, engine, registry, {}), requests, [settings.listen])
+
+        await client.start()
+        stack.push_async_callback(client.close)
+        reconciler.start()
+        stack.push_async_callback(reconciler.close)
+        stack.push_async_callback(engine.drain)
+        listen = await server.start()
+        stack.push_async_callback(server.stop, settings.drain_s)
+        few = len(catalog) < _FEW
+        follow = _follow_target(client, target, server, reconciler, few)
+        await stack.enter_async_context(_background(follow, "follow-target"))
+        yield Serving(listen, server.services, address, store.address, settings.spdk is None)
+
+
+def _resources(target: Target, store: Store) -> tuple[Registry, Catalog, Journal]:
+    registry = Registry()
+    catalog = Catalog(registry.kinds)
+    volumes = Volumes(catalog, registry, target.view)
+    for kind in _KINDS:
+        registry.add(kind(target, catalog, volumes))
+    return registry, catalog, Journal(store, registry.kinds)
+
+
+def _store(settings: Settings, scratch: Path) -> tuple[Store, Path]:
+    """The store that the settings ask for, and the folder beside which other files of the state live."""
+    text = settings.state or ("memory:" if settings.spdk is None else f"sqlite:{state_folder() / 'state.sqlite'}")
+    scheme, _, place = text.partition(":")
+    if scheme == "memory" and not place:
+        return MemoryStore(), scratch
+    if scheme == "sqlite" and place:
+        path = Path(place).expanduser().absolute()
+        key = MasterKey.from_file(settings.master_key_file or path.with_name(f"{path.name}.key"))
+        return SealedStore(SqliteStore(path), key), path.parent
+    raise errors.InvalidArgument(f"--state {text!r} is neither sqlite:PATH nor memory:", field="state")
+
+
+async def _require_same_target(store: Store, address: str, settings: Settings) -> None:
+    """A state belongs to one target: applied to another it would be as if someone had asked for all of it there."""
+    known = await store.get_setting(_TARGET)
+    if known not in (None, address) and not settings.adopt_target:
+        raise errors.FailedPrecondition(
+            f"the state in {store.address} is for the target at {known}, not {address}:"
+            " give another --state, or --adopt-target to apply it to this one"
+        )
+    if known != address:
+        await store.put_setting(_TARGET, address)
+
+
+@asynccontextmanager
+async def _emulator(scratch: Path) -> AsyncIterator[str]:
+    """An emulated target in a process of its own that ends with this one, however this one ends."""
+    socket, vhost = scratch / "spdk.sock", scratch / "vhost"
+    vhost.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "opi_spdk_bridge", "emulate", "--socket", str(socket), "--vhost-dir", str(vhost),
+        "--exit-with-stdin",
+        stdin=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield str(socket)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def _follow_target(client: Client, target: Target, server: GrpcServer, reconciler: Reconciler, few: bool) -> None:
+    """Keeps health in step with the connection, and has the target compared with the state whenever it comes."""
+    changed = asyncio.Event()
+    for notify in (client.on_connected, client.on_lost):
+        notify.append(changed.set)
+    while True:
+        await server.set_serving(client.connected)
+        if client.connected:
+            with contextlib.suppress(errors.BridgeError, SpdkError):
+                if few:  # the answer has every subsystem: not for a target that may hold thousands of namespaces
+                    await target.look_for_taken_nqns()
+            reconciler.kick()
+        await changed.wait()
+        changed.clear()
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that ends with the context."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

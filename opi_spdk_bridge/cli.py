@@ -1,0 +1,201 @@
+"""The command line: serve, emulate, call, state."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import click
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from opi_spdk_bridge import __version__, errors
+from opi_spdk_bridge.settings import ENVIRONMENT_PREFIX, Settings
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="opi-spdk-bridge")
+def main() -> None:
+    """The OPI storage API for SPDK.
+
+    Start with `opi-spdk-bridge serve`: it needs no SPDK, an emulated target runs with it. In another terminal:
+
+    \b
+      opi-spdk-bridge call CreateNullVolume '{"null_volume_id": "disk0",
+          "null_volume": {"block_size": 512, "blocks_count": 2048}}'
+      opi-spdk-bridge state
+    """
+
+
+def _settings_options(command: F) -> F:
+    """One option for each setting; what is not given is left to the environment, the file and the default."""
+    for name, field in reversed(Settings.model_fields.items()):
+        flag = f"--{name.replace('_', '-')}"
+        default = field.default
+        shown = None if default in (None, False, PydanticUndefined) else str(default)
+        text = f"{field.description} [{ENVIRONMENT_PREFIX}{name.upper()}]"
+        if field.annotation is bool:
+            option = click.option(flag, name, is_flag=True, default=None, help=text)
+        elif get_origin(field.annotation) is not None and all(isinstance(arg, str) for arg in get_args(field.annotation)):
+            choices = click.Choice(get_args(field.annotation))
+            option = click.option(flag, name, type=choices, default=None, help=text, show_default=shown or False)
+        else:
+            option = click.option(flag, name, default=None, help=text, show_default=shown or False, metavar="VALUE")
+        command = option(command)
+    return command
+
+
+@main.command()
+@_settings_options
+def serve(**given: Any) -> None:
+    """Serve the OPI storage API.
+
+    Without --spdk an emulated target runs beside the bridge, to try things out; with it the bridge works on a real
+    one: --spdk /var/tmp/spdk.sock. Each option can also be given as the environment variable in brackets, or in a
+    TOML file named by --config.
+    """
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        option = "--" + str(first["loc"][0] if first["loc"] else "config").replace("_", "-")
+        raise click.UsageError(f"{option}: {first['msg']}") from None
+    except (OSError, ValueError) as problem:
+        raise click.UsageError(f"--config: {problem}") from None
+    from opi_spdk_bridge import app, logs
+
+    logs.configure(settings.log_level)
+    _run(app.serve(settings, _announce))
+
+
+def _announce(serving: Any) -> None:
+    target = f"an emulated target ({serving.spdk}): no real storage" if serving.emulated else f"SPDK at {serving.spdk}"
+    click.echo(f"opi-spdk-bridge {__version__} serves gRPC on {', '.join(serving.listen)}")
+    click.echo(f"  target    {target}")
+    click.echo(f"  state     {serving.state}")
+    click.echo(f"  services  {', '.join(service.rpartition('.')[2] for service in serving.services)}")
+    click.echo("Try, in another terminal:")
+    click.echo(f"  {sys.argv[0]} call CreateNullVolume \\")
+    click.echo("""    '{"null_volume_id": "disk0", "null_volume": {"block_size": 512, "blocks_count": 2048}}'""")
+    sys.stdout.flush()
+
+
+@main.command()
+@click.option("--socket", required=True, help="Where to listen: a Unix path or host:port.")
+@click.option(
+    "-c", "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An SPDK configuration (as save_config writes it) to load at the start.",
+)  # fmt: skip
+@click.option(
+    "--vhost-dir", type=click.Path(file_okay=False, path_type=Path), default=Path("/var/tmp"), show_default=True,
+    help="The folder for vhost sockets.",
+)  # fmt: skip
+@click.option("--wait-for-rpc", is_flag=True, help="Wait for framework_start_init before anything else.")
+@click.option(
+    "--poll-interval-ms", type=click.FloatRange(min=0), default=0.0, show_default=True,
+    help="How often sockets are looked at. A real target's pace is 4; 0 answers at once.",
+)  # fmt: skip
+@click.option("--exit-with-stdin", is_flag=True, help="End when standard input is closed.")
+def emulate(
+    socket: str, config: Path | None, vhost_dir: Path, wait_for_rpc: bool, poll_interval_ms: float, exit_with_stdin: bool
+) -> None:
+    """Run an emulated SPDK target: the JSON-RPC of spdk_tgt, without any storage behind it.
+
+    Talk to it as to the real one, with SPDK's rpc.py or `serve --spdk`. Methods named emulator_* inject faults and
+    run I/O.
+    """
+    from opi_spdk_bridge.emulator.options import EmulatorOptions
+    from opi_spdk_bridge.emulator.server import serve as serve_emulator
+
+    logging.basicConfig(level=logging.WARNING, format="emulator: %(message)s")
+    options = EmulatorOptions(socket, config, vhost_dir, wait_for_rpc, poll_interval_ms)
+
+    async def run() -> None:
+        serving = asyncio.ensure_future(serve_emulator(options))
+        waits = [serving, *([asyncio.ensure_future(_closed_stdin())] if exit_with_stdin else [])]
+        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        if serving.done() and not serving.cancelled():
+            serving.result()
+
+    try:
+        _run(run())
+    except (OSError, ValueError) as problem:
+        raise click.ClickException(str(problem)) from None
+
+
+async def _closed_stdin() -> None:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while await reader.read(4096):
+        pass
+
+
+_address_option = click.option(
+    "--address", default=_DEFAULT_ADDRESS, show_default=True, envvar=f"{ENVIRONMENT_PREFIX}ADDRESS",
+    help="Where the bridge listens, host:port.",
+)  # fmt: skip
+
+
+@main.command()
+@click.argument("method")
+@click.argument("request", default="{}", metavar="[JSON]")
+@_address_option
+@click.option("--timeout-s", type=float, default=30.0, show_default=True, help="The call's deadline in seconds.")
+def call(method: str, request: str, address: str, timeout_s: float) -> None:
+    """Call any RPC of a running bridge, by its short or full name, with a JSON request.
+
+    \b
+      opi-spdk-bridge call ListNvmeSubsystems
+      opi-spdk-bridge call GetNullVolume '{"name": "nullVolumes/disk0"}'
+
+    JSON may also come from a file (@request.json) or standard input (@-). A METHOD that does not exist is answered
+    with the names that do.
+    """
+    from opi_spdk_bridge.client import Reflected
+
+    if request.startswith("@"):
+        with click.open_file(request[1:]) as file:
+            request = file.read()
+    with Reflected(address, timeout_s) as bridge:
+        click.echo(json.dumps(bridge.call(method, request), indent=2))
+
+
+@main.command()
+@_address_option
+def state(address: str) -> None:
+    """Show what a running bridge manages, as a tree."""
+    from opi_spdk_bridge.client import Reflected
+    from opi_spdk_bridge.tree import lines
+
+    with Reflected(address, 30.0) as bridge:
+        for line in lines(bridge):
+            click.echo(line)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs the loop; what a BridgeError says is told to the user without a traceback."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(work)
+    except errors.BridgeError as problem:
+        raise click.ClickException(problem.message) from None

@@ -1,0 +1,140 @@
+"""Every record in memory, with the indexes that the verbs need. All methods are synchronous: a change is one step."""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.kind import Facts, AnyKind, Phase, Record, Reservation
+
+
+class Catalog:
+    """The records by name; by collection, in order; by what they stand on; by what they have reserved."""
+
+    def __init__(self, kinds: Mapping[str, AnyKind]) -> None:
+        self._kinds = kinds
+        self._records: dict[str, Record] = {}
+        self._shown: dict[str, Facts] = {}
+        self._collections: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._dependents: defaultdict[str, set[str]] = defaultdict(set)
+        self._holders: defaultdict[str, set[str]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(list(self._records.values()))
+
+    def record(self, name: str) -> Record | None:
+        """The record, in whatever phase."""
+        return self._records.get(name)
+
+    def visible(self, name: str) -> Record | None:
+        """The record as clients may see it: not before it was created, and as it was until an update is done."""
+        record = self._records.get(name)
+        if record is None or record.phase is Phase.CREATING:
+            return None
+        return record.previous if record.phase is Phase.UPDATING else record
+
+    def put(self, record: Record) -> None:
+        """Adds or replaces a record."""
+        old = self._records.get(record.name)
+        if old is None:
+            bisect.insort(self._collections[record.kind, record.parent], record.name)
+        else:
+            self._unlink(old)
+        self._records[record.name] = record
+        for name in self._needs(record):
+            self._dependents[name].add(record.name)
+        for key in self._keys(record):
+            self._holders[key].add(record.name)
+
+    def remove(self, name: str) -> None:
+        """Forgets a record."""
+        record = self._records.pop(name)
+        self._shown.pop(name, None)
+        self._unlink(record)
+        names = self._collections[record.kind, record.parent]
+        del names[bisect.bisect_left(names, name)]
+        if not names:
+            del self._collections[record.kind, record.parent]
+
+    def page(self, kind: str, parent: str, after: str, size: int) -> tuple[list[Record], bool]:
+        """The next `size` visible records behind the name `after`, and whether there are more."""
+        names = self._collections.get((kind, parent), [])
+        found: list[Record] = []
+        for position in range(bisect.bisect_right(names, after), len(names)):
+            record = self.visible(names[position])
+            if record is None:
+                continue
+            if len(found) == size:
+                return found, True
+            found.append(record)
+        return found, False
+
+    def dependents(self, name: str) -> list[Record]:
+        """The records that stand on `name`, ordered by name."""
+        return [self._records[dependent] for dependent in sorted(self._dependents.get(name, ()))]
+
+    def holders(self, key: str) -> list[Record]:
+        """The records that have reserved `key`, ordered by name."""
+        return [self._records[holder] for holder in sorted(self._holders.get(key, ()))]
+
+    def require_free(self, record: Record) -> None:
+        """Raises the reservation's error, naming the holder, where another has what the record would reserve."""
+        for wanted in self._kinds[record.kind].reserves(record):
+            for holder in self._holders.get(wanted.key, ()):
+                if holder != record.name and self._clash(wanted, record.name, self._records[holder]):
+                    text = f"{wanted.what} is taken by {holder}"
+                    raise wanted.conflict(text, field=wanted.field, resource=holder)
+
+    def _clash(self, wanted: Reservation, name: str, holder: Record) -> bool:
+        for record in (holder, holder.previous):
+            if record is None:
+                continue
+            for held in self._kinds[record.kind].reserves(record):
+                if held.key == wanted.key and (held.tag or record.name) != (wanted.tag or name):
+                    return True
+        return False
+
+    def shown(self, name: str) -> Facts:
+        """What was last seen of the record on the target, by field path."""
+        return self._shown.get(name, {})
+
+    def show(self, name: str, facts: Facts) -> None:
+        """Keeps what was seen, for lists and for when the target is away."""
+        if name in self._records:
+            self._shown[name] = facts
+
+    def _needs(self, record: Record) -> set[str]:
+        before = record.previous.stands_on if record.previous else ()
+        return {*record.stands_on, *before}
+
+    def _keys(self, record: Record) -> set[str]:
+        states = (record, record.previous) if record.previous else (record,)
+        return {item.key for state in states for item in self._kinds[record.kind].reserves(state)}
+
+    def _unlink(self, record: Record) -> None:
+        for name in self._needs(record):
+            _discard(self._dependents, name, record.name)
+        for key in self._keys(record):
+            _discard(self._holders, key, record.name)
+
+
+def _discard(index: defaultdict[str, set[str]], key: str, name: str) -> None:
+    names = index[key]
+    names.discard(name)
+    if not names:
+        del index[key]
+
+
+def standing(catalog: Catalog, names: tuple[str, ...]) -> None:
+    """Raises NotFound or Aborted unless every one of these resources exists for good."""
+    for name in names:
+        record = catalog.record(name)
+        if record is None or record.phase is Phase.CREATING:
+            raise errors.NotFound(f"{name} does not exist", resource=name)
+        if record.phase is Phase.DELETING:
+            raise errors.Aborted(f"{name} is being deleted", resource=name)

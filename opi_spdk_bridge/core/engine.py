@@ -1,0 +1,383 @@
+"""The verbs (AIP-131 to 135), once, for every kind of resource.
+
+A change goes: lock the name, share-lock what it stands on, store the intent, ask the target, store the outcome, answer.
+A definite failure puts everything back; an unknown outcome keeps the record in its phase, to be driven to its end by
+whoever comes next: a repeated request or the reconciler. Changes run to their end even if their client goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core import fields, paging
+from opi_spdk_bridge.core.catalog import Catalog, standing
+from opi_spdk_bridge.core.journal import Journal
+from opi_spdk_bridge.core.kind import Counters, Facts, AnyKind, Phase, Record, Settled, Target
+from opi_spdk_bridge.core.locks import NameLocks
+from opi_spdk_bridge.core.names import resource_id
+from opi_spdk_bridge.core.registry import Entry, Registry
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list; `next_token` is "" on the last."""
+
+    items: Sequence[Message]
+    next_token: str
+
+
+class Engine:
+    """Carries out requests on resources. Names may be in either style; answers carry canonical ones."""
+
+    def __init__(self, registry: Registry, catalog: Catalog, journal: Journal, target: Target) -> None:
+        self._registry = registry
+        self._catalog = catalog
+        self._journal = journal
+        self._target = target
+        self._locks = NameLocks()
+        self._changes: set[asyncio.Task[Any]] = set()
+        self.on_unfinished: list[Callable[[str], None]] = []
+        """Called with the name of each record that a change has left in the middle."""
+
+    async def drain(self) -> None:
+        """Waits until no change is under way."""
+        while self._changes:
+            await asyncio.wait(self._changes)
+
+    # Reading
+
+    async def get(self, entry: Entry, name: str) -> Message:
+        """The resource with live status, or with the last known one while the target is away."""
+        name = entry.names.parse(name)
+        record = self._visible(name)
+        if self._target.connected:
+            try:
+                observation = await entry.kind.observe(record, self._target.view())
+                self._catalog.show(name, observation.shown)
+            except (errors.Unavailable, errors.OutcomeUnknown):
+                log.debug("%s: answered from the store, the target did not tell its status", name)
+        return self._present(entry, record)
+
+    async def list(self, entry: Entry, parent: str, page_size: int, page_token: str) -> Page:
+        """A page of the resources below `parent` ("" for kinds at the top), ordered by name."""
+        size = paging.page_size(page_size)
+        if len(entry.names.collections) > 1:
+            parent = entry.names.parse_parent(parent)
+            if self._catalog.visible(parent) is None:
+                raise _not_found(parent)
+        else:
+            parent = ""  # older clients send anything here
+        collection = f"{parent}/{entry.names.collections[-1]}"
+        records, more = self._catalog.page(entry.singular, parent, paging.after(page_token, collection), size)
+        items = [self._present(entry, record) for record in records]
+        return Page(items, paging.token(collection, records[-1].name) if more else "")
+
+    async def stats(self, entry: Entry, name: str) -> Counters:
+        """The I/O counters; raises Unavailable while the target is away."""
+        record = self._visible(entry.names.parse(name))
+        return await entry.kind.measure(record)
+
+    # Changing
+
+    async def create(self, entry: Entry, parent: str, given_id: str, resource: Message, field: str) -> Message:
+        """Creates it, or answers with what an equal request created before; `field` is the request's, for errors."""
+        if len(entry.names.collections) > 1:
+            parent = entry.names.parse_parent(parent)
+        name = entry.names.child(parent, resource_id(given_id, f"{field}_id"))
+        desired = self._checked(entry.kind, resource, field)
+        return await self._to_its_end(self._create(entry, name, desired))
+
+    async def update(
+        self, entry: Entry, resource: Any, mask: Sequence[str], allow_missing: bool, field: str
+    ) -> Message:
+        """Changes the fields that the mask names (AIP-134); with `allow_missing` creates what is not there."""
+        name = entry.names.parse(resource.name, f"{field}.name")
+        return await self._to_its_end(self._update(entry, name, resource, mask, allow_missing, field))
+
+    async def delete(self, entry: Entry, name: str, allow_missing: bool) -> None:
+        """Deletes it; raises FailedPrecondition naming what stands on it."""
+        await self._to_its_end(self._delete(entry, entry.names.parse(name), allow_missing))
+
+    async def finish(self, name: str) -> None:
+        """Drives a record that was left in the middle to its end."""
+        await self._to_its_end(self._finish_alone(name))
+
+    async def repair(self, name: str, view: Any) -> None:
+        """Makes the target agree with a record that is ready; leaves alone what a request is working on."""
+        await self._to_its_end(self._repair(name, view))
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Runs a change so that cancelling its caller does not tear it."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _create(self, entry: Entry, name: str, desired: Message) -> Message:
+        async with self._locks.exclusive(name):
+            existing = await self._settled_record(entry, name)
+            if existing is not None:
+                if not self._same_request(entry.kind, existing, desired):
+                    raise errors.AlreadyExists(f"{name} exists and is not what this request asks for", resource=name)
+                return self._present(entry, existing)
+            return self._present(entry, await self._create_new(entry, name, desired))
+
+    async def _create_new(self, entry: Entry, name: str, desired: Message) -> Record:
+        await self._target.ready()
+        now = time.time()
+        record = Record(entry.singular, name, desired, Phase.CREATING, 1, now, now)
+        if record.parent:
+            standing(self._catalog, (record.parent,))
+        record = _with(record, await entry.kind.settle(name, desired, None))
+        async with self._locks.shared(record.stands_on):
+            standing(self._catalog, record.stands_on)
+            async with self._intent(record, None):
+                learnt = await entry.kind.realize(record)
+            return await self._ready(entry.kind, record, learnt)
+
+    async def _update(
+        self, entry: Entry, name: str, resource: Message, mask: Sequence[str], allow_missing: bool, field: str
+    ) -> Message:
+        async with self._locks.exclusive(name):
+            old = await self._settled_record(entry, name)
+            if old is None:
+                if not allow_missing:
+                    raise _not_found(name)
+                desired = self._checked(entry.kind, resource, field)
+                return self._present(entry, await self._create_new(entry, name, desired))
+            desired = self._merged(entry.kind, old, resource, mask, field)
+            if desired == old.desired:
+                return self._present(entry, old)
+            await self._target.ready()
+            new = replace(old, desired=desired, phase=Phase.UPDATING, previous=old, **_next(old))
+            new = _with(new, await entry.kind.settle(name, desired, old))
+            async with self._locks.shared({*old.stands_on, *new.stands_on}):
+                standing(self._catalog, new.stands_on)
+                async with self._intent(new, old):
+                    learnt = await entry.kind.amend(old, new)
+                return self._present(entry, await self._ready(entry.kind, new, learnt))
+
+    async def _delete(self, entry: Entry, name: str, allow_missing: bool) -> None:
+        async with self._locks.exclusive(name):
+            record = self._catalog.record(name)
+            if record is None:
+                if allow_missing:
+                    return
+                raise _not_found(name)
+            self._require_unused(name)
+            await self._target.ready()
+            async with self._locks.shared(record.stands_on):
+                deleting = replace(record, phase=Phase.DELETING, **_next(record))
+                async with self._intent(deleting, record):
+                    await entry.kind.unrealize(deleting, None if record.phase is Phase.READY else self._target.view())
+                await self._forget(name)
+
+    def _require_unused(self, name: str) -> None:
+        users = [record.name for record in self._catalog.dependents(name)]
+        if users:
+            more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+            text = f"{name} is in use by {', '.join(users[:5])}{more}: delete those first"
+            raise errors.FailedPrecondition(text, resource=users[0])
+
+    @asynccontextmanager
+    async def _intent(self, record: Record, before: Record | None) -> AsyncIterator[None]:
+        """Stores what is going to be done; after a definite failure puts back what was `before`."""
+        self._catalog.require_free(record)
+        self._catalog.put(record)
+        try:
+            await self._journal.save(record)
+        except BaseException:
+            self._put_back(record.name, before)
+            raise
+        try:
+            yield
+        except errors.OutcomeUnknown:
+            self._unfinished(record.name)
+            raise
+        except errors.BridgeError:
+            await self._store_back(record.name, before)
+            raise
+        except BaseException:
+            self._unfinished(record.name)
+            raise
+
+    def _put_back(self, name: str, before: Record | None) -> None:
+        if before is None:
+            self._catalog.remove(name)
+        else:
+            self._catalog.put(before)
+
+    async def _store_back(self, name: str, before: Record | None) -> None:
+        await (self._journal.forget(name) if before is None else self._journal.save(before))
+        self._put_back(name, before)
+
+    async def _ready(self, kind: AnyKind, record: Record, learnt: Facts) -> Record:
+        """Stores the outcome of a change that the target carried out."""
+        assigned = {path: value for path, value in {**record.assigned, **learnt}.items() if path in kind.assigned}
+        private = {**record.private, **{key: value for key, value in learnt.items() if key not in kind.assigned}}
+        done = replace(record, phase=Phase.READY, previous=None, assigned=assigned, private=private)
+        await self._journal.save(done)
+        self._catalog.put(done)
+        self._catalog.show(done.name, kind.shown_when_ready(done))
+        return done
+
+    async def _forget(self, name: str) -> None:
+        await self._journal.forget(name)
+        self._catalog.remove(name)
+
+    def _unfinished(self, name: str) -> None:
+        for notify in self.on_unfinished:
+            notify(name)
+
+    # Finishing what was left in the middle
+
+    async def _settled_record(self, entry: Entry, name: str) -> Record | None:
+        """The record once its last change has come to an end; the caller holds the name."""
+        record = self._catalog.record(name)
+        if record is None or record.phase is Phase.READY:
+            return record
+        await self._target.ready()
+        async with self._locks.shared({*record.stands_on, *(record.previous.stands_on if record.previous else ())}):
+            return await self._finish(entry.kind, record)
+
+    async def _finish_alone(self, name: str) -> None:
+        async with self._locks.exclusive(name):
+            record = self._catalog.record(name)
+            if record is not None:
+                await self._settled_record(self._registry[record.kind], name)
+
+    async def _finish(self, kind: AnyKind, record: Record) -> Record | None:
+        """Forward where that is possible, else back; returns the record as it then is."""
+        if record.phase is Phase.DELETING:
+            await kind.unrealize(record, self._target.view())
+            await self._forget(record.name)
+            return None
+        try:
+            return await self._ready(kind, record, await kind.repair(record, self._target.view()))
+        except errors.OutcomeUnknown:
+            raise
+        except errors.Unavailable:
+            raise
+        except errors.BridgeError as problem:
+            log.warning("%s: its last change cannot be completed and is taken back: %s", record.name, problem)
+            await kind.unrealize(record, self._target.view())
+            if record.previous is None:
+                await self._forget(record.name)
+                return None
+            return await self._ready(kind, record.previous, await kind.repair(record.previous, self._target.view()))
+
+    async def _repair(self, name: str, view: Any) -> None:
+        if self._locks.locked(name):
+            return
+        async with self._locks.exclusive(name):
+            record = self._catalog.record(name)
+            if record is None or record.phase is not Phase.READY:
+                return
+            kind = self._registry[record.kind].kind
+            async with self._locks.shared(record.stands_on):
+                await self._ready(kind, record, await kind.repair(record, view))
+
+    # Requests against records
+
+    def _visible(self, name: str) -> Record:
+        record = self._catalog.visible(name)
+        if record is None:
+            raise _not_found(name)
+        return record
+
+    def _checked(self, kind: AnyKind, resource: Message, field: str) -> Message:
+        """The desired resource of a create request."""
+        desired = type(resource)()
+        desired.CopyFrom(resource)
+        fields.strip_outputs(desired)
+        return self._valid(kind, desired, field)
+
+    def _merged(self, kind: AnyKind, old: Record, resource: Message, mask: Sequence[str], field: str) -> Message:
+        """The desired resource after an update request, with the rules on it checked."""
+        request = type(resource)()
+        request.CopyFrom(resource)
+        fields.strip_outputs(request)
+        kind.normalise(request)
+        keep = (*kind.assigned, *kind.secrets)
+        desired = fields.update(old.desired, request, mask, keep=keep, prefix=field)
+        for path in kind.assigned:  # what Get filled in comes back as if it had been left out
+            if fields.has(desired, path) and fields.get(desired, path) == old.assigned.get(path):
+                fields.put(desired, path, None)
+        desired = self._valid(kind, desired, field)
+        for path in kind.immutable:
+            if _effective(old, old.desired, path) != _effective(old, desired, path):
+                text = f"{field}.{path} cannot be changed: delete {old.name} and create it anew"
+                raise errors.InvalidArgument(text, field=f"{field}.{path}")
+        return desired
+
+    def _valid(self, kind: AnyKind, desired: Message, field: str) -> Message:
+        fields.check(desired, field)
+        try:
+            kind.normalise(desired)
+            kind.check(desired)
+        except errors.BridgeError as problem:
+            problem.field = f"{field}.{problem.field}" if problem.field else field
+            raise
+        return desired
+
+    def _same_request(self, kind: AnyKind, existing: Record, desired: Message) -> bool:
+        """Whether a create request asks for what exists, as far as the client set it."""
+        ours, theirs = type(desired)(), type(desired)()
+        ours.CopyFrom(existing.desired)
+        theirs.CopyFrom(desired)
+        for path in kind.assigned:
+            if fields.has(desired, path) and path not in kind.hints:
+                if fields.get(desired, path) != _effective(existing, existing.desired, path):
+                    return False
+            fields.clear(ours, path)
+            fields.clear(theirs, path)
+        for path in kind.hints:
+            fields.clear(ours, path)
+            fields.clear(theirs, path)
+        return ours == theirs
+
+    def _present(self, entry: Entry, record: Record) -> Message:
+        """The resource as clients see it: outputs filled in, no secrets."""
+        kind = entry.kind
+        resource = kind.message()
+        resource.CopyFrom(record.desired)
+        for path in kind.secrets:
+            fields.clear(resource, path)
+        for path, value in record.assigned.items():
+            if not fields.has(resource, path):
+                fields.put(resource, path, value)
+        for path, value in self._catalog.shown(record.name).items():
+            fields.put(resource, path, value)
+        fields.put(resource, "name", record.name)
+        return resource
+
+
+def _effective(record: Record, desired: Message, path: str) -> Any:
+    """The value of a field with what was assigned where the client left it open."""
+    if fields.has(desired, path):
+        return fields.get(desired, path)
+    return record.assigned.get(path, fields.get(desired, path))
+
+
+def _with(record: Record, settled: Settled) -> Record:
+    return replace(record, assigned=settled.assigned, private=settled.private, stands_on=settled.stands_on)
+
+
+def _next(record: Record) -> dict[str, Any]:
+    return {"revision": record.revision + 1, "updated_at": time.time()}
+
+
+def _not_found(name: str) -> errors.NotFound:
+    return errors.NotFound(f"{name} does not exist", resource=name)

@@ -1,0 +1,110 @@
+"""Records to rows and back: what the store keeps of a record."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from opi_spdk_bridge.core import fields
+from opi_spdk_bridge.core.kind import AnyKind, Phase, Record
+from opi_spdk_bridge.store.base import Row, Store
+
+
+class Journal:
+    """Writes records through to the store, secret fields apart from the rest."""
+
+    def __init__(self, store: Store, kinds: Mapping[str, AnyKind]) -> None:
+        self._store = store
+        self._kinds = kinds
+
+    async def load(self) -> list[Record]:
+        """Every stored record."""
+        return [self._record(row) for row in await self._store.load()]
+
+    async def save(self, *records: Record) -> None:
+        """Returns when the records are durable; raises Unavailable."""
+        await self._store.commit([self._row(record) for record in records])
+
+    async def forget(self, *names: str) -> None:
+        """Returns when the records are gone for good; raises Unavailable."""
+        await self._store.commit([], names)
+
+    def _row(self, record: Record) -> Row:
+        previous = record.previous
+        desired, secrets = self._seal(record)
+        facts, hidden = _facts(record), [secrets]
+        old: bytes | None = None
+        if previous is not None:
+            old, old_secrets = self._seal(previous)
+            facts["previous"] = {**_facts(previous), "revision": previous.revision, "updated_at": previous.updated_at}
+            hidden.append(old_secrets)
+        return Row(
+            name=record.name,
+            kind=record.kind,
+            phase=record.phase.value,
+            revision=record.revision,
+            desired=desired,
+            previous=old,
+            facts=orjson.dumps(facts),
+            secrets=orjson.dumps([base64.b64encode(part).decode() for part in hidden]) if any(hidden) else b"",
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+        )
+
+    def _seal(self, record: Record) -> tuple[bytes, bytes]:
+        paths = self._kinds[record.kind].secrets
+        if not paths:
+            return record.desired.SerializeToString(), b""
+        plain, secret = fields.split(record.desired, paths)
+        return plain.SerializeToString(), secret.SerializeToString()
+
+    def _record(self, row: Row) -> Record:
+        facts = orjson.loads(row.facts)
+        hidden = [base64.b64decode(part) for part in orjson.loads(row.secrets)] if row.secrets else [b"", b""]
+        previous = None
+        if row.previous is not None:
+            before = facts.pop("previous")
+            previous = Record(
+                kind=row.kind,
+                name=row.name,
+                desired=self._message(row.kind, row.previous, hidden[1]),
+                phase=Phase.READY,
+                revision=before["revision"],
+                created_at=row.created_at,
+                updated_at=before["updated_at"],
+                **_record_facts(before),
+            )
+        return Record(
+            kind=row.kind,
+            name=row.name,
+            desired=self._message(row.kind, row.desired, hidden[0]),
+            phase=Phase(row.phase),
+            revision=row.revision,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            previous=previous,
+            **_record_facts(facts),
+        )
+
+    def _message(self, kind: str, plain: bytes, secret: bytes) -> Any:
+        message = self._kinds[kind].message.FromString(plain)
+        if secret:
+            message.MergeFromString(secret)
+        return message
+
+
+def _facts(record: Record) -> dict[str, Any]:
+    return {"assigned": record.assigned, "private": record.private, "stands_on": record.stands_on}
+
+
+def _record_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"assigned": facts["assigned"], "private": facts["private"], "stands_on": tuple(facts["stands_on"])}
+
+
+def in_order(records: Iterable[Record], order: Sequence[str]) -> list[Record]:
+    """The records sorted by their kind's place in `order`, then by name: what stands on something comes after it."""
+    place = {kind: number for number, kind in enumerate(order)}
+    return sorted(records, key=lambda record: (place[record.kind], record.name))

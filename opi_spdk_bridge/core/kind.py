@@ -1,0 +1,247 @@
+"""What a kind of resource is to the engine: everything that differs between kinds, and nothing else."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from opi_spdk_bridge import errors
+
+M = TypeVar("M", bound=Message)
+
+Facts = Mapping[str, Any]
+"""JSON values by name. Those named by a field path (`spec.uuid`) are shown in that field."""
+
+
+class Phase(enum.StrEnum):
+    """How far a record's last change has come."""
+
+    CREATING = "creating"
+    READY = "ready"
+    UPDATING = "updating"
+    DELETING = "deleting"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A resource as the bridge keeps it.
+
+    desired    what the client asked for: normalised, secrets in clear, no name, no outputs, nothing filled in
+    assigned   values of `Kind.assigned` fields that the client left open: chosen by the bridge or the target
+    private    what the kind keeps for itself (the bdev under a namespace, a key's name on the target)
+    stands_on  names of the resources that may not go while this one exists
+    previous   during an update, the record before it
+    """
+
+    kind: str
+    name: str
+    desired: Any
+    phase: Phase
+    revision: int
+    created_at: float
+    updated_at: float
+    assigned: Facts = field(default_factory=dict)
+    private: Facts = field(default_factory=dict)
+    stands_on: tuple[str, ...] = ()
+    previous: Record | None = None
+
+    @property
+    def parent(self) -> str:
+        """The name of the resource that this one is nested in by name; "" at the top."""
+        return self.name.rsplit("/", 2)[0] if self.name.count("/") > 1 else ""
+
+    @property
+    def id(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a kind decided before the first call: identities chosen, references resolved."""
+
+    assigned: Facts = field(default_factory=dict)
+    private: Facts = field(default_factory=dict)
+    stands_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Something that two resources may not both have.
+
+    Holders of one `key` must have the same `tag`. The default tag, the holder's name, makes it exclusive.
+    `what` says it in an error: "{what} is taken by {holder}".
+    """
+
+    key: str
+    what: str
+    tag: str = ""
+    conflict: type[errors.BridgeError] = errors.AlreadyExists
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What a volume reference stands for: a bdev on the target and, where the bridge manages it, its resource.
+
+    `uuid` is the bdev's, "" where it is not known without asking the target.
+    """
+
+    bdev: str
+    uuid: str = ""
+    resource: str = ""
+
+
+class Presence(enum.Enum):
+    """What a look at the target found of a record."""
+
+    ABSENT = "absent"
+    PRESENT = "present"
+    DIFFERENT = "different"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """How the target compares with a record. `differences` says in words what is not as desired.
+
+    `shown` holds field paths (`status.active`) and the values to show for them.
+    """
+
+    presence: Presence
+    differences: Sequence[str] = ()
+    shown: Facts = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """I/O counters; 64-bit. Latencies are sums of clock ticks of the target. Names are those of VolumeStats."""
+
+    read_bytes_count: int = 0
+    read_ops_count: int = 0
+    write_bytes_count: int = 0
+    write_ops_count: int = 0
+    unmap_bytes_count: int = 0
+    unmap_ops_count: int = 0
+    read_latency_ticks: int = 0
+    write_latency_ticks: int = 0
+    unmap_latency_ticks: int = 0
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+class Kind(ABC, Generic[M]):
+    """One kind of resource. Paths are field paths of its message, such as `spec.nqn`."""
+
+    message: ClassVar[type[Message]]
+    immutable: ClassVar[tuple[str, ...]] = ()
+    """Paths that an update may not change."""
+    secrets: ClassVar[tuple[str, ...]] = ()
+    """Paths that are never returned and never logged, and kept encrypted."""
+    assigned: ClassVar[tuple[str, ...]] = ()
+    """Paths that are filled in when the client leaves them out: shown, never compared."""
+    hints: ClassVar[tuple[str, ...]] = ()
+    """Paths that a repeated create may change without being another request."""
+    legacy_collection: ClassVar[str | None] = None
+    """The collection in names of the API's older style, for the kinds that had another."""
+
+    # Before the target is asked
+
+    def normalise(self, resource: M) -> None:
+        """Unifies spellings of one value, in place."""
+
+    def check(self, resource: M) -> None:
+        """Checks the rules beyond required fields and enum values; raises InvalidArgument with the field's path."""
+
+    @abstractmethod
+    async def settle(self, name: str, resource: M, before: Record | None) -> Settled:
+        """Chooses identities and resolves references; in an update `before` is the record so far.
+
+        Raises NotFound for a reference to nothing, InvalidArgument, FailedPrecondition. Changes nothing.
+        """
+
+    def reserves(self, record: Record) -> Iterable[Reservation]:
+        """What the record alone may hold."""
+        return ()
+
+    def volume(self, record: Record) -> Volume | None:
+        """The volume that this resource is to others, for kinds that are volumes."""
+        return None
+
+    # On the target
+
+    @abstractmethod
+    async def realize(self, record: Record) -> Facts:
+        """Makes it so, expecting that nothing of it is there yet. Returns what the target assigned.
+
+        On a definite failure nothing is left. Raises OutcomeUnknown where that cannot be said.
+        """
+
+    @abstractmethod
+    async def repair(self, record: Record, view: Any) -> Facts:
+        """Looks, and makes it so from whatever is there. Returns what the target assigned. Errors as `realize`."""
+
+    @abstractmethod
+    async def amend(self, old: Record, new: Record) -> Facts:
+        """Changes what `old` made into `new`; refuses with FailedPrecondition where that would lose data.
+
+        On a definite failure `old` stands. Returns what the target assigned.
+        """
+
+    @abstractmethod
+    async def unrealize(self, record: Record, view: Any | None = None) -> None:
+        """Takes it down; absent is success. With a view it looks first, and leaves what is not ours.
+
+        On a definite failure the target is as it was, or the rest can be repaired.
+        """
+
+    @abstractmethod
+    async def observe(self, record: Record, view: Any) -> Observation:
+        """Compares the target with the record."""
+
+    def shown_when_ready(self, record: Record) -> Facts:
+        """What to show right after a successful change, before anybody looked."""
+        return {}
+
+    @abstractmethod
+    async def measure(self, record: Record) -> Counters:
+        """The I/O counters."""
+
+
+AnyKind = Kind[Any]
+
+
+class Target(Protocol):
+    """What the engine needs of the target itself."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be asked now."""
+
+    async def ready(self) -> None:
+        """Waits for the connection, for the grace time; raises Unavailable."""
+
+    def view(self) -> Any:
+        """A live view, to hand to the kinds."""
+
+    def snapshot(self) -> Any:
+        """A view that asks for each object at most once, for a sweep over many records."""
+
+
+class Graph(Protocol):
+    """What kinds may know of the other resources."""
+
+    def record(self, name: str) -> Record | None:
+        """The record of that canonical name."""
+
+    def dependents(self, name: str) -> Iterable[Record]:
+        """The records that stand on it."""
+
+    def holders(self, key: str) -> Iterable[Record]:
+        """The records that have reserved `key`."""

@@ -1,0 +1,113 @@
+"""Locks by resource name: one writer or many readers, first come first served.
+
+Order, so that nobody waits in a circle: a resource's own name first, then, sorted, the names it stands on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from opi_spdk_bridge import deadline, errors
+
+_LONGEST_WAIT_S = 60.0
+
+
+@dataclass(slots=True)
+class _Lock:
+    readers: int = 0
+    writer: bool = False
+    queue: deque[tuple[bool, asyncio.Future[None]]] = field(default_factory=deque)
+
+    @property
+    def idle(self) -> bool:
+        return not (self.readers or self.writer or self.queue)
+
+    def grantable(self, exclusive: bool) -> bool:
+        return not self.writer and not (exclusive and self.readers)
+
+    def grant(self, exclusive: bool) -> None:
+        if exclusive:
+            self.writer = True
+        else:
+            self.readers += 1
+
+    def wake(self) -> None:
+        """Hands the lock to those at the head of the queue that can have it."""
+        while self.queue and self.grantable(self.queue[0][0]):
+            exclusive, waiter = self.queue.popleft()
+            if not waiter.done():
+                self.grant(exclusive)
+                waiter.set_result(None)
+
+
+class NameLocks:
+    """The locks of all names; a name that nobody locks costs nothing."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, _Lock] = {}
+
+    def locked(self, name: str) -> bool:
+        """Whether anybody holds or awaits the name exclusively."""
+        lock = self._locks.get(name)
+        return lock is not None and (lock.writer or any(exclusive for exclusive, _ in lock.queue))
+
+    @asynccontextmanager
+    async def exclusive(self, name: str) -> AsyncIterator[None]:
+        """Keeps everybody else off the name; raises Aborted when the wait outlasts the caller's deadline."""
+        await self._acquire(name, exclusive=True)
+        try:
+            yield
+        finally:
+            self._release(name, exclusive=True)
+
+    @asynccontextmanager
+    async def shared(self, names: Iterable[str]) -> AsyncIterator[None]:
+        """Keeps writers off the names; raises as `exclusive`."""
+        held: list[str] = []
+        try:
+            for name in sorted(set(names)):
+                await self._acquire(name, exclusive=False)
+                held.append(name)
+            yield
+        finally:
+            for name in held:
+                self._release(name, exclusive=False)
+
+    async def _acquire(self, name: str, exclusive: bool) -> None:
+        lock = self._locks.setdefault(name, _Lock())
+        if not lock.queue and lock.grantable(exclusive):
+            lock.grant(exclusive)
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lock.queue.append((exclusive, waiter))
+        try:
+            async with asyncio.timeout(deadline.remaining_s(_LONGEST_WAIT_S)):
+                await waiter
+        except BaseException as problem:
+            if waiter.done() and not waiter.cancelled():
+                self._release(name, exclusive)
+            else:
+                waiter.cancel()
+                lock.wake()
+                self._forget_if_idle(name, lock)
+            if isinstance(problem, TimeoutError):
+                text = f"another request is still at work on {name}"
+                raise errors.Aborted(text, resource=name) from None
+            raise
+
+    def _release(self, name: str, exclusive: bool) -> None:
+        lock = self._locks[name]
+        if exclusive:
+            lock.writer = False
+        else:
+            lock.readers -= 1
+        lock.wake()
+        self._forget_if_idle(name, lock)
+
+    def _forget_if_idle(self, name: str, lock: _Lock) -> None:
+        if lock.idle:
+            del self._locks[name]

@@ -1,0 +1,84 @@
+"""Volume references: every form that a client may write, resolved in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.kind import Graph, Record, Reservation, Volume
+from opi_spdk_bridge.core.registry import Registry
+
+
+class Bdev(Protocol):
+    """What is asked of a bdev on the target."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def uuid(self) -> str: ...
+
+
+class BdevView(Protocol):
+    """A way to find a bdev that the bridge does not manage."""
+
+    async def bdev(self, name: str) -> Bdev | None:
+        """A bdev by name, alias or UUID; None where there is none."""
+
+
+def bdev_reservation(name: str) -> Reservation:
+    """The name of a bdev on the target: no two volumes may have it."""
+    return Reservation(f"bdev:{name}", f"the bdev name {name}")
+
+
+def uuid_reservation(uuid: str, field: str) -> Reservation:
+    """The UUID of a bdev, which is its alias on the target."""
+    return Reservation(f"bdev-uuid:{uuid}", f"the UUID {uuid}", field=field)
+
+
+class Volumes:
+    """Resolves references against the bridge's own volumes first, then the target's bdevs."""
+
+    def __init__(self, graph: Graph, registry: Registry, view: Callable[[], BdevView]) -> None:
+        self._graph = graph
+        self._registry = registry
+        self._view = view
+
+    async def resolve(self, reference: str, field: str) -> Volume:
+        """The volume for a resource name in either style, a bare resource ID, or a bdev's name, alias or UUID.
+
+        Raises NotFound (naming `field`), Unavailable when only the target could tell and it is away.
+        """
+        record = self._by_name(reference)
+        if record is None and reference.startswith("volumes/"):
+            reference = reference.removeprefix("volumes/")
+        if record is None:
+            record = self._by_identity(reference)
+        if record is not None:
+            return self._volume(record)
+        found = await self._view().bdev(reference) if reference else None
+        if found is None:
+            text = f"{field} {reference!r} is neither a volume of this bridge nor a bdev of the target"
+            raise errors.NotFound(text, field=field, resource=reference)
+        record = self._by_identity(found.name)
+        return self._volume(record) if record is not None else Volume(found.name, found.uuid)
+
+    def _by_name(self, reference: str) -> Record | None:
+        if "/" not in reference:
+            return None
+        record = self._graph.record(reference)
+        return record if record is not None and self._registry.kinds[record.kind].volume(record) else None
+
+    def _by_identity(self, identity: str) -> Record | None:
+        """A volume by its bdev's name or UUID, or a volume that stands for another by its bare ID."""
+        for key in (f"bdev:{identity}", f"bdev-uuid:{identity.lower()}", f"volume-id:{identity}"):
+            for record in self._graph.holders(key):
+                return record
+        return None
+
+    def _volume(self, record: Record) -> Volume:
+        volume = self._registry.kinds[record.kind].volume(record)
+        assert volume is not None
+        return replace(volume, resource=record.name)

@@ -1,0 +1,1 @@
+"""One small module a kind of resource: how it looks on SPDK."""

@@ -1,0 +1,72 @@
+"""What the kinds have in common whose resources are bdevs of the target, named by their resource ID."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+from google.protobuf.message import Message
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core import fields
+from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Volume
+from opi_spdk_bridge.core.volumes import bdev_reservation, uuid_reservation
+from opi_spdk_bridge.kinds import rules
+from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.spdk.model import Bdev
+from opi_spdk_bridge.spdk.view import View
+
+M = TypeVar("M", bound=Message)
+
+UINT32_MAX = 2**32 - 1
+UINT64_MAX = 2**64 - 1
+
+
+class BdevKind(SpdkKind[M, Bdev]):
+    """A volume whose bdev is recognised by its UUID: the client's, or one chosen before the first call."""
+
+    legacy_collection: ClassVar[str | None] = "volumes"
+    assigned: ClassVar[tuple[str, ...]] = ("uuid",)
+
+    def normalise(self, resource: M) -> None:
+        given: Any = fields.get(resource, "uuid")
+        if given:
+            fields.put(resource, "uuid", rules.uuid(given, "uuid"))
+
+    def reserves(self, record: Record) -> Iterable[Reservation]:
+        return (bdev_reservation(record.id), uuid_reservation(self.uuid(record), "uuid"))
+
+    def volume(self, record: Record) -> Volume | None:
+        return Volume(record.id, self.uuid(record))
+
+    def uuid(self, record: Record) -> str:
+        """The bdev's UUID."""
+        return str(record.desired.uuid or record.assigned["uuid"])
+
+    async def look(self, record: Record, view: View) -> Bdev | None:
+        return await view.bdev(record.id)
+
+    def ours(self, record: Record, seen: Bdev) -> bool:
+        return seen.name == record.id and seen.uuid == self.uuid(record)
+
+    async def measure(self, record: Record) -> Counters:
+        return await self.bdev_counters(record.id)
+
+    def foreign(self, record: Record) -> errors.BridgeError:
+        text = f"the target already has a bdev named {record.id} that this bridge did not make"
+        return errors.AlreadyExists(text, resource=record.name)
+
+    def require_idle(self, record: Record, why: str) -> None:
+        """Raises FailedPrecondition while anything of the bridge stands on the volume."""
+        users = [user.name for user in self.graph.dependents(record.name)]
+        if users:
+            text = f"{why} is possible only while nothing stands on {record.name}; {', '.join(users[:5])} does"
+            raise errors.FailedPrecondition(text, resource=users[0])
+
+
+def check_geometry(block_size: int, blocks_count: int) -> None:
+    """Sizes as the target takes them: whole multiples of 512 bytes, at least one block."""
+    rules.within(block_size, 512, UINT32_MAX, "block_size")
+    if block_size % 512:
+        raise errors.InvalidArgument(f"block_size is {block_size}; it must be a multiple of 512", field="block_size")
+    rules.within(blocks_count, 1, UINT64_MAX // block_size, "blocks_count")

@@ -1,0 +1,221 @@
+"""NvmeSubsystem: an NVMe-oF subsystem, the host that may connect to it and that host's TLS key."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
+from opi_spdk_bridge.kinds import rules
+from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.kinds.nvme_controller import address_reservation, is_pcie, listen_address
+from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeSubsystem, NvmeSubsystemSpec
+from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.model import Subsystem
+from opi_spdk_bridge.spdk.steps import Step, StepFailed, exists, gone
+from opi_spdk_bridge.spdk.view import View
+
+_KEY = "psk_key"  # in Record.private: the name of the key in the target's keyring and of its file
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The subsystem on the target, and whether the keyring has its key."""
+
+    subsystem: Subsystem
+    has_key: bool
+
+
+class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
+    """Recognised by its serial number: the client's, or one chosen before the first call."""
+
+    message = NvmeSubsystem
+    immutable: ClassVar[tuple[str, ...]] = (
+        "spec.nqn", "spec.serial_number", "spec.model_number", "spec.max_namespaces",
+    )  # fmt: skip
+    secrets: ClassVar[tuple[str, ...]] = ("spec.psk",)
+    assigned: ClassVar[tuple[str, ...]] = ("spec.serial_number",)
+
+    def check(self, resource: NvmeSubsystem) -> None:
+        spec = resource.spec
+        rules.nqn(spec.nqn, "spec.nqn")
+        rules.printable_ascii(spec.serial_number, 20, "spec.serial_number")
+        rules.printable_ascii(spec.model_number, 40, "spec.model_number")
+        rules.within(spec.max_namespaces, 0, 2**32 - 2, "spec.max_namespaces")
+        if spec.hostnqn:
+            rules.nqn(spec.hostnqn, "spec.hostnqn")
+        if spec.psk:
+            if not spec.hostnqn:
+                text = "spec.psk is a key for one host: it needs spec.hostnqn (or clear it by naming spec.psk in update_mask)"
+                raise errors.InvalidArgument(text, field="spec.psk")
+            rules.psk(spec.psk, "spec.psk")
+
+    async def settle(self, name: str, resource: NvmeSubsystem, before: Record | None) -> Settled:
+        assigned: dict[str, str] = dict(before.assigned) if before else {}
+        if not resource.spec.serial_number and not assigned:
+            assigned["spec.serial_number"] = uuid.uuid4().hex[:20].upper()
+        private: dict[str, str] = {}
+        if resource.spec.psk:
+            same = before is not None and before.desired.spec.psk == resource.spec.psk
+            private[_KEY] = before.private[_KEY] if before and same else f"opi-{uuid.uuid4().hex}"
+        return Settled(assigned, private)
+
+    def reserves(self, record: Record) -> Iterable[Reservation]:
+        nqn = record.desired.spec.nqn
+        return (Reservation(f"nqn:{nqn}", f"the NQN {nqn}", field="spec.nqn"),)
+
+    # On the target
+
+    async def look(self, record: Record, view: View) -> Seen | None:
+        key = record.private.get(_KEY)
+        if key is None or not self.target.release.keyring:
+            subsystem = await view.subsystem(record.desired.spec.nqn)
+            return Seen(subsystem, has_key=True) if subsystem else None
+        subsystem, found = await asyncio.gather(view.subsystem(record.desired.spec.nqn), view.key(key))
+        return Seen(subsystem, has_key=found is not None) if subsystem else None
+
+    def ours(self, record: Record, seen: Seen) -> bool:
+        serial_number = record.desired.spec.serial_number or record.assigned["spec.serial_number"]
+        return bool(seen.subsystem.serial_number == serial_number)
+
+    def together(self, record: Record) -> bool:
+        return self.target.nqn_was_free(record.desired.spec.nqn)
+
+    def steps(self, record: Record, seen: Seen | None) -> list[Step]:
+        spec: NvmeSubsystemSpec = record.desired.spec
+        hosts = {host.nqn for host in seen.subsystem.hosts} if seen else set()
+        steps: list[Step] = []
+        if spec.psk and (seen is None or not seen.has_key or spec.hostnqn not in hosts):
+            steps += self._add_key(record)
+        if seen is None:
+            steps.append(self._create(record))
+        elif seen.subsystem.allow_any_host == bool(spec.hostnqn):
+            steps.append(self._allow_any_host(spec.nqn, not spec.hostnqn))
+        if spec.hostnqn and spec.hostnqn not in hosts:
+            steps.append(self._add_host(record))
+        return steps
+
+    def removal(self, record: Record, present: bool) -> list[Step]:
+        nqn = record.desired.spec.nqn
+        delete = Step(f"subsystem {nqn} is still there", methods.nvmf_delete_subsystem(nqn), already=gone)
+        return [*([delete] if present else []), *self._remove_key(record)]
+
+    def amendment(self, old: Record, new: Record) -> list[Step]:
+        before, after = old.desired.spec, new.desired.spec
+        children = [child for child in self.graph.dependents(new.name) if isinstance(child.desired, NvmeController)]
+        self._require_fit(new, children)
+        listeners = [child for child in children if bool(before.psk) != bool(after.psk)]
+        hosts_change = before.hostnqn != after.hostnqn or old.private.get(_KEY) != new.private.get(_KEY)
+        new_key = old.private.get(_KEY) != new.private.get(_KEY)
+        steps = self._add_key(new) if after.psk and new_key else []
+        steps += [self._drop_listener(new, child, bool(before.psk)) for child in listeners]
+        if hosts_change:
+            if not after.hostnqn:
+                steps.append(self._allow_any_host(after.nqn, True))
+            if before.hostnqn:
+                steps.append(self._drop_host(old))
+            if after.hostnqn:
+                steps.append(self._add_host(new))
+            if not before.hostnqn:
+                steps.append(self._allow_any_host(after.nqn, False))
+        steps += [self._add_listener(new, child, bool(after.psk)) for child in listeners]
+        return [*steps, *(self._remove_key(old) if before.psk and new_key else [])]
+
+    def _require_fit(self, new: Record, children: list[Record]) -> None:
+        """Refuses a host or key that a controller of the subsystem cannot have."""
+        spec = new.desired.spec
+        for child in children:
+            if is_pcie(child.desired) and spec.hostnqn:
+                text = f"{child.name} is a PCIe controller, which knows neither host nor key: delete it first"
+                raise errors.FailedPrecondition(text, field="spec.hostnqn", resource=child.name)
+            wanted = address_reservation(child.desired, bool(spec.psk))
+            for holder in self.graph.holders(wanted.key) if wanted else ():
+                other = self.graph.record(holder.parent)
+                if other is not None and other.name != new.name and bool(other.desired.spec.psk) != bool(spec.psk):
+                    text = f"{child.name} and {holder.name} share an address: its listeners are all secure or all plain"
+                    raise errors.FailedPrecondition(text, field="spec.psk", resource=holder.name)
+
+    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
+        spec = record.desired.spec
+        if await self.target.view().subsystem(spec.nqn) is None and failure.step.says.startswith("host"):
+            text = f"subsystem {spec.nqn} is not on the target any more: the bridge will restore it, try again then"
+            return errors.Aborted(text, resource=record.name)
+        if isinstance(failure.error, errors.BridgeError):
+            return failure.error
+        text = f"the target would not have it that {failure.step.says.partition(':')[0]}: {failure.error.message}"
+        return errors.TargetFailure(text, resource=record.name)
+
+    def foreign(self, record: Record) -> errors.BridgeError:
+        text = f"the target already has a subsystem {record.desired.spec.nqn} that this bridge did not make"
+        return errors.AlreadyExists(text, field="spec.nqn", resource=record.name)
+
+    def shown(self, record: Record, seen: Seen | None) -> Facts:
+        return {"status.firmware_revision": self.target.release.version}
+
+    def shown_when_ready(self, record: Record) -> Facts:
+        return self.shown(record, None)
+
+    async def measure(self, record: Record) -> Counters:
+        return await self.namespace_counters(record.name)
+
+    # The steps
+
+    def _create(self, record: Record) -> Step:
+        spec: NvmeSubsystemSpec = record.desired.spec
+        serial_number = spec.serial_number or record.assigned["spec.serial_number"]
+        create = methods.nvmf_create_subsystem(
+            spec.nqn, serial_number, spec.model_number, spec.max_namespaces or None, not spec.hostnqn
+        )
+        return Step(f"subsystem {spec.nqn} is missing", create, methods.nvmf_delete_subsystem(spec.nqn))
+
+    def _allow_any_host(self, nqn: str, allow: bool) -> Step:
+        says = "only listed hosts may connect" if allow else "any host may connect"
+        change, undo = (methods.nvmf_subsystem_allow_any_host(nqn, value) for value in (allow, not allow))
+        return Step(says, change, undo, guarded=True)
+
+    def _add_host(self, record: Record) -> Step:
+        spec: NvmeSubsystemSpec = record.desired.spec
+        key = record.private.get(_KEY)
+        psk = key and (key if self.target.release.keyring else self.target.shared.target_key_path(key))
+        add = methods.nvmf_subsystem_add_host(spec.nqn, spec.hostnqn, psk)
+        remove = methods.nvmf_subsystem_remove_host(spec.nqn, spec.hostnqn)
+        return Step(f"host {spec.hostnqn} may not connect", add, remove, guarded=True)
+
+    def _drop_host(self, record: Record) -> Step:
+        added = self._add_host(record)
+        return Step(f"host {record.desired.spec.hostnqn} may still connect", added.undo or added.do, added.do)
+
+    def _add_listener(self, record: Record, child: Record, secure: bool) -> Step:
+        address = listen_address(child.desired, self.target.shared)
+        nqn = record.desired.spec.nqn
+        add = methods.nvmf_subsystem_add_listener(nqn, address, secure)
+        return Step(f"{child.name} does not listen", add, methods.nvmf_subsystem_remove_listener(nqn, address))
+
+    def _drop_listener(self, record: Record, child: Record, secure: bool) -> Step:
+        added = self._add_listener(record, child, secure)
+        return Step(f"{child.name} still listens the old way", added.undo or added.do, added.do)
+
+    def _add_key(self, record: Record) -> list[Step]:
+        key, shared, material = record.private[_KEY], self.target.shared, record.desired.spec.psk
+        file = Step(
+            "the key's file is missing",
+            lambda: shared.write_key(key, material, self.target.uid),
+            lambda: shared.remove_key(key),
+        )
+        if not self.target.release.keyring:
+            return [file]
+        add = methods.keyring_file_add_key(key, shared.target_key_path(key))
+        return [file, Step("the key is not in the keyring", add, methods.keyring_file_remove_key(key), already=exists)]
+
+    def _remove_key(self, record: Record) -> list[Step]:
+        key = record.private.get(_KEY)
+        if key is None:
+            return []
+        file = Step("the key's file is still there", lambda: self.target.shared.remove_key(key))
+        if not self.target.release.keyring:
+            return [file]
+        return [Step("the key is still in the keyring", methods.keyring_file_remove_key(key), already=gone), file]

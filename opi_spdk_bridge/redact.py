@@ -1,0 +1,43 @@
+"""Masks secrets in whatever is logged: the one place that knows what they look like."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+MASK = "[secret]"
+
+# Parameters of JSON-RPC calls and fields of resources that hold key material themselves (not a key's name).
+SECRET_KEYS = frozenset({"key", "key2", "psk", "dhchap_key", "dhchap_ctrlr_key", "master_key", "token", "password"})
+_TLS_PSK = re.compile(r"NVMeTLSkey-1:[^\s\"']*")
+_DHCHAP = re.compile(r"DHHC-1:[^\s\"']*")
+_NAMED = re.compile(
+    r"""(?i)(["']?\b(?:key2?|psk|password|token)\b["']?\s*[:=]\s*)(b?["'][^"']*["']|[A-Za-z0-9+/=]{16,})"""
+)
+
+
+def text(value: str) -> str:
+    """The text with everything that looks like key material masked."""
+    masked = _DHCHAP.sub(MASK, _TLS_PSK.sub(MASK, value))
+    return _NAMED.sub(rf"\1{MASK}", masked)
+
+
+def tree(value: Any) -> Any:
+    """A copy of a JSON-like value in which every secret member is masked."""
+    if isinstance(value, dict):
+        return {k: MASK if k in SECRET_KEYS and isinstance(v, str | bytes) else tree(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [tree(item) for item in value]
+    return text(value) if isinstance(value, str) else value
+
+
+class RedactingFilter(logging.Filter):
+    """Masks the finished message of every record, tracebacks included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg = text(record.getMessage())
+        record.args = None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = text(logging.Formatter().formatException(record.exc_info))
+        return True

@@ -1,0 +1,72 @@
+"""Every setting of the daemon, once: a flag of `serve`, a variable OPI_BRIDGE_*, an entry of a TOML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+ENVIRONMENT_PREFIX = "OPI_BRIDGE_"
+
+
+def state_folder() -> Path:
+    """Where state lives by default: systemd's folder, the system's for root, else the user's (XDG Base Directory)."""
+    if os.environ.get("STATE_DIRECTORY"):
+        return Path(os.environ["STATE_DIRECTORY"].partition(":")[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/opi-spdk-bridge")
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "opi-spdk-bridge"
+
+
+class Settings(BaseSettings):
+    """Settings of `opi-spdk-bridge serve`. Flags come before the environment, that before the file."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+
+    spdk: str | None = Field(
+        None, description="The SPDK target's JSON-RPC socket: a Unix path or host:port. Without it an emulated target runs."
+    )
+    listen: str = Field("127.0.0.1:50051", description="Where gRPC is served, host:port.")
+    state: str | None = Field(
+        None,
+        description="Where desired state is kept: sqlite:PATH or memory:. Default: a SQLite file in the state folder,"
+        " memory: with the emulated target (whose state ends with it).",
+    )
+    resource_names: Literal["canonical", "legacy"] = Field(
+        "canonical", description="Names in gRPC answers: as in the contract, or volumes/x as older clients expect."
+    )
+    spdk_shared_dir: str | None = Field(
+        None,
+        description="The folder for key files and vfio-user sockets, BRIDGE_PATH[:TARGET_PATH] where the target sees it"
+        " elsewhere. Default: a folder beside the state.",
+    )
+    adopt_target: bool = Field(
+        False, description="Apply the state to this target although it was kept for another one's address."
+    )
+    master_key_file: Path | None = Field(
+        None, description="The key that seals secrets in the state: 32 bytes, mode 0600. Default: beside the state, made."
+    )
+    connect_grace_s: float = Field(1.0, gt=0, description="How long changes wait for a target that is away, in seconds.")
+    call_timeout_s: float = Field(30.0, gt=0, description="The longest wait for one answer of the target, in seconds.")
+    request_timeout_s: float = Field(60.0, gt=0, description="The deadline of requests that bring none, in seconds.")
+    max_requests: int = Field(1024, gt=0, description="Requests at work at once; more are told RESOURCE_EXHAUSTED.")
+    sweep_interval_s: float = Field(30.0, gt=0, description="Seconds between two comparisons of the target with the state.")
+    drain_s: float = Field(10.0, gt=0, description="How long a shutdown waits for requests at work, in seconds.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    config: Path | None = Field(None, description="A TOML file with these settings.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        given = init_settings().get("config") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+        file = (TomlConfigSettingsSource(settings_cls, Path(given)),) if given else ()
+        return (init_settings, env_settings, *file)

@@ -1,0 +1,297 @@
+"""A persistent, pipelined JSON-RPC connection to an SPDK target.
+
+Requests carry an id and their answers are matched by it, so any number may be in flight. All requests that are submitted
+in one turn of the event loop leave in one write: the target looks at its sockets every few milliseconds, and whatever
+arrives together is answered together.
+
+A call that was never written is a definite failure (Unavailable, DeadlineExceeded). One that was written and not answered
+has an unknown outcome (ConnectionLost, AnswerTimeout). An answered error is an SpdkError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import orjson
+
+from opi_spdk_bridge import deadline, errors
+from opi_spdk_bridge.spdk.errors import SpdkError
+from opi_spdk_bridge.spdk.release import Release
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+_FIRST_DELAY_S = 0.02
+_LONGEST_DELAY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One JSON-RPC request and how its result is read. `params` may hold key material: never log it unmasked."""
+
+    method: str
+    params: dict[str, Any] | None
+    read: Callable[[Any], T]
+
+
+@dataclass(slots=True)
+class _InFlight:
+    call: Call[Any]
+    future: asyncio.Future[Any]
+    timer: asyncio.TimerHandle
+
+
+class _Connection(asyncio.Protocol):
+    """One socket's life: frames requests, matches answers, fails what is in flight when it ends."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._in_flight: dict[int, _InFlight] = {}
+        self._next_id = 0
+        self._unsent: list[bytes] = []
+        self._received = bytearray()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=4 * 1024 * 1024)
+
+    def submit(self, call: Call[Any], timeout_s: float) -> asyncio.Future[Any]:
+        """Queues the request for the write at the end of this turn of the loop."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.closed.done():
+            future.set_exception(errors.Unavailable("the SPDK target has closed the connection"))
+            return future
+        self._next_id += 1
+        request: dict[str, Any] = {"jsonrpc": "2.0", "id": self._next_id, "method": call.method}
+        if call.params is not None:
+            request["params"] = call.params
+        timer = self._loop.call_later(timeout_s, self._time_out, self._next_id, timeout_s)
+        self._in_flight[self._next_id] = _InFlight(call, future, timer)
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(orjson.dumps(request))
+        return future
+
+    def _flush(self) -> None:
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        if self._transport is not None and not self.closed.done():
+            self._transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._received) + lines[0]
+            self._received.clear()
+        self._received += rest
+        for line in lines:
+            if line:
+                self._answer(line)
+
+    def _answer(self, line: bytes) -> None:
+        try:
+            answer = orjson.loads(line)
+            waiting = self._in_flight.pop(answer["id"], None)
+        except (ValueError, KeyError, TypeError):
+            log.error("the SPDK target sent what is not a JSON-RPC answer (%d bytes): reconnecting", len(line))
+            self.close()
+            return
+        if waiting is None:
+            return  # its caller has given up
+        waiting.timer.cancel()
+        if waiting.future.done():
+            return
+        error = answer.get("error")
+        if error is not None:
+            waiting.future.set_exception(SpdkError(waiting.call.method, error["code"], error["message"]))
+            return
+        try:
+            waiting.future.set_result(waiting.call.read(answer.get("result")))
+        except Exception as problem:  # the reader is given whatever the target sent
+            log.error("%s answered something unexpected: %s", waiting.call.method, type(problem).__name__)
+            unexpected = errors.TargetFailure(f"the SPDK target's answer to {waiting.call.method} has an unknown shape")
+            waiting.future.set_exception(unexpected)
+
+    def _time_out(self, number: int, timeout_s: float) -> None:
+        waiting = self._in_flight.pop(number, None)
+        if waiting is not None and not waiting.future.done():
+            text = f"the SPDK target did not answer {waiting.call.method} within {timeout_s:.3g} s; it may still carry it out"
+            waiting.future.set_exception(errors.AnswerTimeout(text))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+        for waiting in self._in_flight.values():
+            waiting.timer.cancel()
+            if not waiting.future.done():
+                text = f"the connection to the SPDK target was lost during {waiting.call.method}"
+                waiting.future.set_exception(errors.ConnectionLost(text))
+        self._in_flight.clear()
+
+    @property
+    def peer_uid(self) -> int | None:
+        """The uid of the process at the other end of a Unix socket; None for TCP."""
+        connection = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if connection is None or connection.family != socket.AF_UNIX:
+            return None
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # struct ucred: pid, uid, gid
+        return int.from_bytes(credentials[4:8], sys.byteorder)
+
+    def close(self) -> None:
+        """Drops the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Client:
+    """Keeps one connection to the target at `address` (a Unix socket's path or host:port), forever trying to reconnect.
+
+    `on_connected` runs after each successful handshake, `on_lost` after each loss of an established connection.
+    """
+
+    def __init__(self, address: str, *, connect_grace_s: float = 1.0, call_timeout_s: float = 30.0) -> None:
+        self.address = address
+        self._connect_grace_s = connect_grace_s
+        self._call_timeout_s = call_timeout_s
+        self._connection: _Connection | None = None
+        self._release: Release | None = None
+        self._connected = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._reason = "it has not answered yet"
+        self.on_connected: list[Callable[[], None]] = []
+        self.on_lost: list[Callable[[], None]] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether the target has answered that it is up, and the connection stands."""
+        return self._connected.is_set()
+
+    @property
+    def release(self) -> Release:
+        """What the target can do; of the last connection when it is away. Raises Unavailable before the first."""
+        if self._release is None:
+            raise self.unavailable()
+        return self._release
+
+    @property
+    def peer_uid(self) -> int | None:
+        """The user that the target runs as; None where that cannot be known (TCP, not connected)."""
+        return self._connection.peer_uid if self._connection is not None else None
+
+    def unavailable(self) -> errors.Unavailable:
+        """The error that says where the target should be and why it cannot be reached."""
+        return errors.Unavailable(f"the SPDK target at {self.address} cannot be reached: {self._reason}")
+
+    async def start(self) -> None:
+        """Starts connecting; returns at once."""
+        self._task = asyncio.create_task(self._run(), name="spdk-connection")
+
+    async def close(self) -> None:
+        """Ends the connection and the attempts to make one."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def ready(self) -> None:
+        """Waits for the connection, at most the grace time or the caller's deadline; raises Unavailable."""
+        if self._connected.is_set():
+            return
+        try:
+            async with asyncio.timeout(deadline.remaining_s(self._connect_grace_s)):
+                await self._connected.wait()
+        except TimeoutError:
+            raise self.unavailable() from None
+
+    def submit(self, call: Call[T]) -> asyncio.Future[T]:
+        """Sends without waiting for the answer; calls submitted in one go leave in one write.
+
+        The future ends in the result, an SpdkError, or one of Unavailable, DeadlineExceeded (nothing was sent) and
+        ConnectionLost, AnswerTimeout (outcome unknown).
+        """
+        timeout_s = deadline.remaining_s(self._call_timeout_s)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._connection is None or not self._connected.is_set():
+            future.set_exception(self.unavailable())
+            return future
+        if timeout_s <= 0:
+            future.set_exception(errors.DeadlineExceeded(f"the deadline passed before {call.method} was sent"))
+            return future
+        return self._connection.submit(call, timeout_s)
+
+    async def call(self, call: Call[T]) -> T:
+        """Waits for the connection if need be, sends and returns the result; errors as for `submit`."""
+        await self.ready()
+        return await self.submit(call)
+
+    async def _run(self) -> None:
+        delay_s = _FIRST_DELAY_S
+        try:
+            while True:
+                connection = await self._connect()
+                if connection is not None and await self._shake_hands(connection):
+                    delay_s = _FIRST_DELAY_S
+                    await connection.closed
+                    self._lost()
+                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+                delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+                await self._connection.closed
+            self._connected.clear()
+
+    async def _connect(self) -> _Connection | None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._call_timeout_s):
+                if "/" in self.address:
+                    _, self._connection = await loop.create_unix_connection(_Connection, self.address)
+                else:
+                    host, _, port = self.address.rpartition(":")
+                    _, self._connection = await loop.create_connection(_Connection, host.strip("[]"), int(port))
+        except (OSError, TimeoutError) as problem:
+            self._reason = str(problem) or "no answer to the connection attempt"
+            return None
+        return self._connection
+
+    async def _shake_hands(self, connection: _Connection) -> bool:
+        """Connected means that the framework is up: a target accepts connections before it is."""
+        calls: list[Call[Any]] = [
+            Call("framework_wait_init", None, bool),
+            Call("spdk_get_version", None, lambda result: result["version"]),
+            Call("rpc_get_methods", None, frozenset),
+        ]
+        try:
+            answers = [connection.submit(call, self._call_timeout_s) for call in calls]
+            _, version, methods = await asyncio.gather(*answers)
+        except (SpdkError, errors.BridgeError) as problem:
+            self._reason = f"it does not finish its start: {problem}"
+            connection.close()
+            await connection.closed
+            return False
+        self._release = Release(version, methods)
+        self._connected.set()
+        log.info("connected to %s at %s", version, self.address)
+        for notify in self.on_connected:
+            notify()
+        return True
+
+    def _lost(self) -> None:
+        self._connected.clear()
+        self._connection = None
+        self._reason = "the connection was lost"
+        log.warning("lost the connection to the SPDK target at %s", self.address)
+        for notify in self.on_lost:
+            notify()

@@ -1,0 +1,71 @@
+"""What a JSON-RPC call can end in: an error the target answered, a lost connection, a deadline.
+
+SPDK answers negative errno values in some methods and JSON-RPC codes (-326xx) with free text in others; the code often
+does not tell the cause. These errors keep what the target said; the kinds find out what it meant.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from opi_spdk_bridge import errors
+
+INVALID_PARAMETERS = -32602
+INTERNAL_ERROR = -32603
+METHOD_NOT_FOUND = -32601
+
+
+class SpdkError(Exception):
+    """The target answered an error: definite, the call had no effect."""
+
+    def __init__(self, method: str, code: int, message: str) -> None:
+        super().__init__(f"{method}: {message} ({code})")
+        self.method = method
+        self.code = code
+        self.message = message
+
+    def is_errno(self, *numbers: int) -> bool:
+        """Whether the code is one of these errno values (given positive, as in the errno module)."""
+        return -self.code in numbers
+
+    @property
+    def is_invalid_parameters(self) -> bool:
+        """The target's answer to many different mistakes."""
+        return self.code == INVALID_PARAMETERS and self.message == "Invalid parameters"
+
+    @property
+    def gone(self) -> bool:
+        """The target says that what the call names is not there."""
+        return self.is_errno(errno.ENODEV, errno.ENOENT, errno.ENOKEY) or self.message.endswith("not found")
+
+    @property
+    def exists(self) -> bool:
+        """The target says that the name is taken."""
+        return self.is_errno(errno.EEXIST, errno.EALREADY) or "exists" in self.message
+
+
+_ERRNO: dict[int, Callable[[str], errors.BridgeError]] = {
+    errno.EEXIST: errors.AlreadyExists,
+    errno.ENOENT: errors.NotFound,
+    errno.ENODEV: errors.NotFound,
+    errno.ENOMEM: errors.ResourceExhausted,
+    errno.ENOSPC: errors.ResourceExhausted,
+    errno.EINVAL: errors.InvalidArgument,
+    errno.EPERM: errors.FailedPrecondition,
+    errno.EBUSY: errors.FailedPrecondition,
+    errno.EOPNOTSUPP: errors.FailedPrecondition,
+    errno.ENOKEY: errors.FailedPrecondition,
+    errno.EIO: errors.Unavailable,
+    errno.ETIMEDOUT: errors.Unavailable,
+    errno.ECONNREFUSED: errors.Unavailable,
+}
+
+
+def undiagnosed(error: SpdkError) -> errors.BridgeError:
+    """The best status for an error whose cause nobody looked for: by errno, else TargetFailure with the target's words."""
+    said = f"the SPDK target refused {error.method}: {error.message}"
+    if error.code == METHOD_NOT_FOUND:
+        return errors.FailedPrecondition(f"this SPDK target has no method {error.method}")
+    make = _ERRNO.get(-error.code, errors.TargetFailure)
+    return make(said)

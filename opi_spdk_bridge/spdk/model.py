@@ -1,0 +1,89 @@
+"""What the target answers, as far as the bridge reads it (members it does not use are ignored)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Bdev(_Answer):
+    """A block device (bdev_get_bdevs). `block_size` in bytes."""
+
+    name: str
+    uuid: str = ""
+    aliases: tuple[str, ...] = ()
+    product_name: str = ""
+    block_size: int
+    num_blocks: int
+    md_size: int = 0
+    claimed: bool = False
+    claim_type: str = ""
+    assigned_rate_limits: dict[str, int] = Field(default_factory=dict)
+    driver_specific: dict[str, Any] = Field(default_factory=dict)
+
+
+class Namespace(_Answer):
+    """A namespace of a subsystem. `nguid` is 32 and `eui64` 16 upper-case hexadecimal digits."""
+
+    nsid: int
+    bdev_name: str = ""
+    nguid: str = ""
+    eui64: str = ""
+    uuid: str = ""
+
+
+class Host(_Answer):
+    """A host that may connect."""
+
+    nqn: str
+
+
+class ListenAddress(_Answer):
+    """Where a subsystem listens. For vfio-user `traddr` is a folder and `trsvcid` empty."""
+
+    trtype: str
+    adrfam: str = ""
+    traddr: str
+    trsvcid: str = ""
+
+
+class Subsystem(_Answer):
+    """An NVMe-oF subsystem (nvmf_get_subsystems)."""
+
+    nqn: str
+    subtype: str = "NVMe"
+    serial_number: str = ""
+    model_number: str = ""
+    max_namespaces: int = 0
+    allow_any_host: bool = False
+    hosts: tuple[Host, ...] = ()
+    listen_addresses: tuple[ListenAddress, ...] = ()
+    namespaces: tuple[Namespace, ...] = ()
+
+
+class IoStat(_Answer):
+    """Counters of a bdev since it was made (bdev_get_iostat): bytes, operations, and latency sums in clock ticks."""
+
+    name: str = ""
+    bytes_read: int = 0
+    num_read_ops: int = 0
+    bytes_written: int = 0
+    num_write_ops: int = 0
+    bytes_unmapped: int = 0
+    num_unmap_ops: int = 0
+    read_latency_ticks: int = 0
+    write_latency_ticks: int = 0
+    unmap_latency_ticks: int = 0
+
+
+class Key(_Answer):
+    """A key of the target's keyring; `removed` while its last users still hold it."""
+
+    name: str
+    path: str = ""
+    removed: bool = False

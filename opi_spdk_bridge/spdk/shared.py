@@ -1,0 +1,104 @@
+"""The folder that the bridge and the target both see: key files for the keyring, folders for vfio-user sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from opi_spdk_bridge import errors
+
+_ENTRY = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class SharedFolder:
+    """`path` is where the bridge sees it, `target_path` where the target does (the same unless in another container)."""
+
+    path: Path
+    target_path: Path
+
+    @classmethod
+    def parse(cls, text: str) -> SharedFolder:
+        """Reads BRIDGE_PATH[:TARGET_PATH]."""
+        here, _, there = text.partition(":")
+        path = Path(here).expanduser().absolute()
+        return cls(path, Path(there) if there else path)
+
+    def prepare(self) -> None:
+        """Makes the folder if need be and checks it: ours, writable, 0700. Raises FailedPrecondition saying what to do."""
+        try:
+            for folder in (self.path, self.path / "keys", self.path / "vfio-user"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = self.path / "keys" / f".probe-{os.getpid()}"
+            probe.touch(mode=0o600)
+            probe.unlink()
+        except OSError as problem:
+            raise errors.FailedPrecondition(
+                f"the folder shared with the SPDK target, {self.path}, cannot be used: {problem.strerror}."
+                " Give one that the bridge may write with --spdk-shared-dir."
+            ) from problem
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if mode & 0o077:
+            raise errors.FailedPrecondition(
+                f"the folder shared with the SPDK target, {self.path}, has mode {mode:04o} but holds keys:"
+                f" run `chmod 0700 {self.path}`."
+            )
+
+    async def write_key(self, name: str, material: bytes, target_uid: int | None) -> None:
+        """Writes the key file that the target's keyring will read (0600, the target's own).
+
+        Raises FailedPrecondition when the file cannot be made readable for `target_uid` (None: not known).
+        """
+        await asyncio.to_thread(self._write_key, self._key(name), material, target_uid)
+
+    def _write_key(self, path: Path, material: bytes, target_uid: int | None) -> None:
+        try:
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(material)
+                if target_uid is not None and target_uid != os.fstat(file.fileno()).st_uid:
+                    os.chown(file.fileno(), target_uid, -1)
+        except OSError as problem:
+            path.unlink(missing_ok=True)
+            raise errors.FailedPrecondition(
+                f"the key file for the SPDK target cannot be written in {path.parent}: {problem.strerror}. The target reads"
+                f" only key files of its own user (uid {target_uid}): run the bridge and the target under one uid."
+            ) from problem
+
+    async def remove_key(self, name: str) -> None:
+        """Removes a key file; absent is success."""
+        await asyncio.to_thread(self._key(name).unlink, missing_ok=True)
+
+    async def make_socket_folder(self, name: str) -> None:
+        """Makes the folder in which the target puts a vfio-user socket."""
+        await asyncio.to_thread(self._socket_folder(name).mkdir, mode=0o700, parents=True, exist_ok=True)
+
+    async def remove_socket_folder(self, name: str) -> None:
+        """Removes such a folder with what the target left in it; absent is success."""
+        await asyncio.to_thread(shutil.rmtree, self._socket_folder(name), True)
+
+    def target_key_path(self, name: str) -> str:
+        """The key file's path as the target sees it."""
+        return str(self.target_path / "keys" / name)
+
+    def target_socket_folder(self, name: str) -> str:
+        """The socket folder's path as the target sees it."""
+        return str(self.target_path / "vfio-user" / name)
+
+    def _key(self, name: str) -> Path:
+        return self.path / "keys" / self._entry(name)
+
+    def _socket_folder(self, name: str) -> Path:
+        return self.path / "vfio-user" / self._entry(name)
+
+    @staticmethod
+    def _entry(name: str) -> str:
+        if not _ENTRY.fullmatch(name) or name.startswith("."):
+            raise ValueError(name)
+        return name

@@ -1,0 +1,136 @@
+"""An operation on the target as a list of steps: sent in one write, judged one by one, undone exactly.
+
+Steps whose order is all that binds them travel together, so an operation costs one look of the target however many
+calls it needs. When one fails for certain, those that succeeded are taken back in reverse order. When the outcome of
+one is unknown nothing is taken back: whoever owns the operation has to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opi_spdk_bridge import deadline, errors
+from opi_spdk_bridge.spdk.client import Call, Client
+from opi_spdk_bridge.spdk.errors import SpdkError, undiagnosed
+
+log = logging.getLogger(__name__)
+
+UNDO_TIMEOUT_S = 10.0
+
+Local = Callable[[], Awaitable[None]]
+"""Work that is not the target's: a key file, a folder. Raises BridgeError."""
+
+
+def _nothing_learnt(_result: Any) -> Mapping[str, Any]:
+    return {}
+
+
+def gone(error: SpdkError) -> bool:
+    """For steps that remove: it was not there."""
+    return error.gone
+
+
+def exists(error: SpdkError) -> bool:
+    """For steps that add what is alike whoever made it (a transport): it was there."""
+    return error.exists
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to make so.
+
+    says      what is not so yet, in words ("host X may not connect"): the text of drift and of errors
+    do        a call, or local work
+    undo      what takes it back
+    learn     what a call's result tells that is worth keeping
+    already   which of the target's errors mean that it was so before; such a step is not undone
+    guarded   may reach the target only when the steps before it succeeded (unless the caller vouches)
+    """
+
+    says: str
+    do: Call[Any] | Local
+    undo: Call[Any] | Local | None = None
+    learn: Callable[[Any], Mapping[str, Any]] = _nothing_learnt
+    already: Callable[[SpdkError], bool] = lambda _error: False
+    guarded: bool = False
+
+
+class StepFailed(Exception):
+    """A step failed for certain, and what succeeded before or beside it was taken back."""
+
+    def __init__(self, step: Step, error: SpdkError | errors.BridgeError) -> None:
+        super().__init__(f"{step.says}: {error}")
+        self.step = step
+        self.error = error
+
+    def undiagnosed(self) -> errors.BridgeError:
+        """The error for the client where no better cause is known."""
+        return undiagnosed(self.error) if isinstance(self.error, SpdkError) else self.error
+
+
+async def carry_out(client: Client, steps: Sequence[Step], *, together: bool = True) -> dict[str, Any]:
+    """Runs the steps and returns what they taught.
+
+    `together` vouches for guarded steps: they need not wait for their predecessors. Raises StepFailed after undoing,
+    OutcomeUnknown without, and Unavailable or DeadlineExceeded when nothing was sent.
+    """
+    learnt: dict[str, Any] = {}
+    done: list[Step] = []
+    for group in _groups(steps, together):
+        outcomes = await _run(client, group)
+        for step, outcome in zip(group, outcomes, strict=True):
+            if not isinstance(outcome, BaseException):
+                learnt.update(step.learn(outcome))
+                done.append(step)
+        unknown = [outcome for outcome in outcomes if isinstance(outcome, errors.OutcomeUnknown)]
+        if unknown:
+            raise unknown[0]
+        for step, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, SpdkError) and step.already(outcome):
+                continue
+            if isinstance(outcome, SpdkError | errors.BridgeError):
+                await _undo(client, done)
+                raise StepFailed(step, outcome)
+            if isinstance(outcome, BaseException):
+                await _undo(client, done)
+                raise outcome
+    return learnt
+
+
+def _groups(steps: Sequence[Step], together: bool) -> list[list[Step]]:
+    """Cuts the steps into runs that can travel in one write."""
+    groups: list[list[Step]] = []
+    for step in steps:
+        alone = not isinstance(step.do, Call) or (step.guarded and not together)
+        if groups and not alone and isinstance(groups[-1][-1].do, Call):
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups
+
+
+async def _run(client: Client, steps: Sequence[Step]) -> list[Any]:
+    first = steps[0].do
+    if not isinstance(first, Call):
+        return list(await asyncio.gather(first(), return_exceptions=True))
+    await client.ready()
+    answers = [client.submit(step.do) for step in steps if isinstance(step.do, Call)]
+    if len(answers) > 1:
+        await asyncio.wait(answers)
+        return [answer.exception() or answer.result() for answer in answers]
+    return list(await asyncio.gather(*answers, return_exceptions=True))
+
+
+async def _undo(client: Client, done: Sequence[Step]) -> None:
+    """Takes back in reverse order; raises OutcomeUnknown where something may have been left."""
+    backward = [Step(f"undo: {step.says}", step.undo) for step in reversed(done) if step.undo is not None]
+    with deadline.limit(UNDO_TIMEOUT_S):
+        for group in _groups(backward, True):
+            for outcome in await _run(client, group):
+                if isinstance(outcome, BaseException) and not (isinstance(outcome, SpdkError) and outcome.gone):
+                    log.warning("could not take back a step: %s", outcome)
+                    raise errors.ConnectionLost(f"a failed operation could not be taken back wholly: {outcome}")

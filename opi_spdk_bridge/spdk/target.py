@@ -1,0 +1,73 @@
+"""The target as the daemon holds it: one connection, the folder shared with it, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.client import Client
+from opi_spdk_bridge.spdk.release import Release
+from opi_spdk_bridge.spdk.shared import SharedFolder
+from opi_spdk_bridge.spdk.steps import Step, carry_out
+from opi_spdk_bridge.spdk.view import LiveView, SweepView
+
+
+class Target:
+    """Groups what the kinds need to work on the target."""
+
+    def __init__(self, client: Client, shared: SharedFolder) -> None:
+        self.client = client
+        self.shared = shared
+        self._transports: set[str] = set()
+        self._live = LiveView(client)
+        self._taken_nqns: set[str] | None = None
+        client.on_connected.append(self._forget_knowledge)
+
+    def _forget_knowledge(self) -> None:
+        self._transports.clear()
+        self._taken_nqns = None
+
+    @property
+    def connected(self) -> bool:
+        return self.client.connected
+
+    @property
+    def release(self) -> Release:
+        """What the target can do."""
+        return self.client.release
+
+    @property
+    def uid(self) -> int | None:
+        """The user the target runs as; None over TCP, where it cannot be known."""
+        return self.client.peer_uid
+
+    async def ready(self) -> None:
+        await self.client.ready()
+
+    def view(self) -> LiveView:
+        return self._live
+
+    def snapshot(self) -> SweepView:
+        return SweepView(self.client)
+
+    def has_transport(self, trtype: str) -> bool:
+        """Whether the transport (TCP, …) is known to exist on the connected target."""
+        return trtype in self._transports
+
+    def transport_exists(self, trtype: str) -> dict[str, Any]:
+        """Remembers it: the target listens with it. Nothing to keep in a record."""
+        self._transports.add(trtype)
+        return {}
+
+    async def look_for_taken_nqns(self) -> None:
+        """Remembers which NQNs the target has, so that creating another one need not look first."""
+        self._taken_nqns = {subsystem.nqn for subsystem in await self.client.call(methods.nvmf_get_subsystems())}
+
+    def nqn_was_free(self, nqn: str) -> bool:
+        """Whether the last look showed that no subsystem has this NQN."""
+        return self._taken_nqns is not None and nqn not in self._taken_nqns
+
+    async def carry_out(self, steps: Sequence[Step], *, together: bool = True) -> dict[str, Any]:
+        """See `steps.carry_out`."""
+        return await carry_out(self.client, steps, together=together)

@@ -1,0 +1,76 @@
+"""What is on the target, asked one object at a time; whoever asks the same at the same time shares one query."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol, TypeVar
+
+from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.client import Call, Client
+from opi_spdk_bridge.spdk.errors import SpdkError
+from opi_spdk_bridge.spdk.model import Bdev, IoStat, Key, Subsystem
+
+T = TypeVar("T")
+
+
+class View(Protocol):
+    """A way to look at the target. Each method returns None where the object does not exist."""
+
+    async def bdev(self, name: str) -> Bdev | None:
+        """A bdev by name, alias or UUID."""
+
+    async def subsystem(self, nqn: str) -> Subsystem | None:
+        """An NVMe-oF subsystem."""
+
+    async def key(self, name: str) -> Key | None:
+        """A key of the keyring that has not been removed."""
+
+
+class LiveView:
+    """Asks the target now. Raises Unavailable and the other errors of `Client.submit`."""
+
+    _keeps = False
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._asking: dict[tuple[str, str], asyncio.Future[Any]] = {}
+
+    async def bdev(self, name: str) -> Bdev | None:
+        return await self._ask(name, methods.bdev_get_bdev(name))
+
+    async def subsystem(self, nqn: str) -> Subsystem | None:
+        return await self._ask(nqn, methods.nvmf_get_subsystem(nqn))
+
+    async def key(self, name: str) -> Key | None:
+        keys = await self._ask("", methods.keyring_get_keys()) or []
+        return next((key for key in keys if key.name == name and not key.removed), None)
+
+    async def iostat(self, bdev: str) -> IoStat | None:
+        """A bdev's counters."""
+        return await self._ask(bdev, methods.bdev_get_iostat(self._client.release, bdev))
+
+    async def _ask(self, name: str, call: Call[T]) -> T | None:
+        await self._client.ready()
+        key = (call.method, name)
+        answer: asyncio.Future[T] | None = self._asking.get(key)
+        if answer is None:
+            answer = self._asking[key] = self._client.submit(call)
+            answer.add_done_callback(lambda done: self._forget(key, done))
+        try:
+            return await asyncio.shield(answer)
+        except SpdkError as error:
+            if error.gone:
+                return None
+            raise
+
+    def _forget(self, key: tuple[str, str], done: asyncio.Future[Any]) -> None:
+        if not self._keeps and self._asking.get(key) is done:
+            del self._asking[key]
+        if not done.cancelled():
+            done.exception()  # retrieved: every asker may have been cancelled
+
+
+class SweepView(LiveView):
+    """Asks for each object once and keeps the answer: for one pass over many records."""
+
+    _keeps = True

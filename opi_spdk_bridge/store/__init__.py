@@ -1,0 +1,1 @@
+"""Where desired state survives: one interface, several media."""

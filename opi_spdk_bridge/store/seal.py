@@ -1,0 +1,102 @@
+"""Secrets at rest: each row's secrets are sealed with AES-256-GCM before a store sees them.
+
+The row's name is authenticated with them, so one row's secrets cannot be passed off as another's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.store.base import Row, Store
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_FORMAT = b"\x01"
+
+
+class MasterKey:
+    """The key that seals; `material` is 32 bytes."""
+
+    def __init__(self, material: bytes) -> None:
+        self._cipher = AESGCM(material)
+
+    @classmethod
+    def from_file(cls, path: Path) -> MasterKey:
+        """Reads the key, or makes it (0600) on first use; raises FailedPrecondition saying what to do."""
+        try:
+            if not path.exists():
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(os.urandom(KEY_BYTES))
+                    file.flush()
+                    os.fsync(file.fileno())
+            mode = stat.S_IMODE(path.stat().st_mode)
+            material = path.read_bytes()
+        except OSError as problem:
+            raise errors.FailedPrecondition(f"the master key {path} cannot be used: {problem.strerror}") from problem
+        if mode & 0o077:
+            raise errors.FailedPrecondition(f"the master key {path} has mode {mode:04o}: run `chmod 0600 {path}`")
+        if len(material) != KEY_BYTES:
+            text = f"the master key {path} has {len(material)} bytes and not {KEY_BYTES}: put back the right file"
+            raise errors.FailedPrecondition(text)
+        return cls(material)
+
+    def seal(self, name: str, secret: bytes) -> bytes:
+        """Encrypts `secret` for the row `name`."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return _FORMAT + nonce + self._cipher.encrypt(nonce, secret, name.encode())
+
+    def open(self, name: str, sealed: bytes) -> bytes:
+        """Decrypts; raises FailedPrecondition for another key or a changed row."""
+        nonce, text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        try:
+            if sealed[:1] != _FORMAT:
+                raise InvalidTag
+            return self._cipher.decrypt(nonce, text, name.encode())
+        except InvalidTag:
+            raise errors.FailedPrecondition(
+                f"the secrets of {name} cannot be read with this master key: put back the key that belongs to the state"
+            ) from None
+
+
+class SealedStore:
+    """A store whose rows' secrets are sealed on the way in and opened on the way out."""
+
+    def __init__(self, store: Store, key: MasterKey) -> None:
+        self._store = store
+        self._key = key
+
+    @property
+    def address(self) -> str:
+        return self._store.address
+
+    async def open(self) -> None:
+        await self._store.open()
+
+    async def load(self) -> list[Row]:
+        return [
+            replace(row, secrets=self._key.open(row.name, row.secrets)) if row.secrets else row
+            for row in await self._store.load()
+        ]
+
+    async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
+        sealed = [replace(row, secrets=self._key.seal(row.name, row.secrets)) if row.secrets else row for row in puts]
+        await self._store.commit(sealed, deletes)
+
+    async def get_setting(self, key: str) -> str | None:
+        return await self._store.get_setting(key)
+
+    async def put_setting(self, key: str, value: str) -> None:
+        await self._store.put_setting(key, value)
+
+    async def close(self) -> None:
+        await self._store.close()

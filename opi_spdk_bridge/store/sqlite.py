@@ -1,0 +1,182 @@
+"""The default store: one SQLite file, written ahead and synced before a commit returns.
+
+One thread owns the connection. Commits that arrive while it works are written in one transaction, so many concurrent
+changes cost one sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.store.base import Row
+
+T = TypeVar("T")
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE records (
+    name TEXT PRIMARY KEY, kind TEXT NOT NULL, phase TEXT NOT NULL, revision INTEGER NOT NULL,
+    desired BLOB NOT NULL, previous BLOB, facts BLOB NOT NULL, secrets BLOB NOT NULL,
+    created_at REAL NOT NULL, updated_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_COLUMNS = "name, kind, phase, revision, desired, previous, facts, secrets, created_at, updated_at"
+_PUT = f"INSERT OR REPLACE INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+_Change = tuple[Sequence[Row], Sequence[str], "asyncio.Future[None]"]
+
+
+class SqliteStore:
+    """Keeps rows in the file at `path`, made with its folder if need be (0600 in a 0700 folder)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self._lock_file: int | None = None
+        self._waiting: list[_Change] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"sqlite:{self._path}"
+
+    async def open(self) -> None:
+        await self._in_thread(self._open)
+
+    async def load(self) -> list[Row]:
+        return await self._in_thread(
+            lambda: [Row(*columns) for columns in self._execute(f"SELECT {_COLUMNS} FROM records")]
+        )
+
+    async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((puts, deletes, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write(), name="sqlite-writer")
+        await done
+
+    async def get_setting(self, key: str) -> str | None:
+        rows = await self._in_thread(
+            lambda: self._execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchall()
+        )
+        return rows[0][0] if rows else None
+
+    async def put_setting(self, key: str, value: str) -> None:
+        await self._in_thread(lambda: self._execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value)))
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            await self._writer
+        await self._in_thread(self._close)
+        self._executor.shutdown()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except (sqlite3.Error, OSError) as problem:
+            raise errors.Unavailable(f"the state file {self._path} cannot be used: {problem}") from problem
+
+    async def _write(self) -> None:
+        """Writes whatever waits, as often as something waits."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await self._in_thread(lambda changes=batch: self._apply(changes))  # type: ignore[misc]
+            except errors.Unavailable as problem:
+                for _, _, done in batch:
+                    if not done.done():
+                        done.set_exception(errors.Unavailable(problem.message))
+                continue
+            for _, _, done in batch:
+                if not done.done():
+                    done.set_result(None)
+
+    # In the thread
+
+    def _execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("it is not open")
+        return self._connection.execute(statement, values)
+
+    def _apply(self, changes: Sequence[_Change]) -> None:
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            for puts, deletes, _ in changes:
+                for row in puts:
+                    self._execute(
+                        _PUT,
+                        (row.name, row.kind, row.phase, row.revision, row.desired, row.previous, row.facts, row.secrets,
+                         row.created_at, row.updated_at),
+                    )  # fmt: skip
+                for name in deletes:
+                    self._execute("DELETE FROM records WHERE name = ?", (name,))
+            self._execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection is not None and self._connection.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._claim()
+        old_mask = os.umask(0o077)
+        try:
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        finally:
+            os.umask(old_mask)
+        self._connection = connection
+        try:
+            self._prepare(connection)
+        except sqlite3.DatabaseError as problem:
+            self._close()
+            raise errors.FailedPrecondition(
+                f"the state file {self._path} is damaged or not one of this bridge ({problem}). Put back a copy of it, or"
+                " move it away to start empty: what the target still has then counts as another's."
+            ) from problem
+        except errors.BridgeError:
+            self._close()
+            raise
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > _SCHEMA_VERSION:
+            raise errors.FailedPrecondition(
+                f"the state file {self._path} was written by a newer bridge (schema {version}, this one knows"
+                f" {_SCHEMA_VERSION}): run that version, or another --state"
+            )
+        if version == 0:
+            connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};COMMIT;")
+
+    def _claim(self) -> None:
+        """Takes the lock beside the file, so that two bridges cannot share it; it ends with the process."""
+        self._lock_file = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as problem:
+            os.close(self._lock_file)
+            self._lock_file = None
+            text = f"another bridge has the state file {self._path} open: stop it, or give another --state"
+            raise errors.FailedPrecondition(text) from problem
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
