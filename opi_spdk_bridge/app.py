@@ -76,7 +76,7 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
     """The daemon, while the context lasts."""
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="opi-spdk-bridge-")))
-        address: str = settings.spdk or await stack.enter_async_context(_emulator(scratch))
+        address = settings.spdk if settings.spdk is not None else await stack.enter_async_context(_emulator(scratch))
         store, folder = _store(settings, scratch)
         await store.open()
         stack.push_async_callback(store.close)
@@ -84,9 +84,7 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         shared = SharedFolder.parse(settings.spdk_shared_dir or str(folder / "shared"))
         shared.prepare()
 
-        client = Client(
-            address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s
-        )
+        client = Client(address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s)
         target = Target(client, shared)
         registry, catalog, journal = _resources(target, store)
         for record in in_order(await journal.load(), list(registry)):
@@ -171,8 +169,7 @@ async def _follow_target(client: Client, target: Target, server: GrpcServer, rec
         await server.set_serving(client.connected)
         if client.connected:
             with contextlib.suppress(errors.BridgeError, SpdkError):
-                if few:  # the answer has every subsystem: not for a target that may hold thousands of namespaces
-                    await target.look_for_taken_nqns()
+                await target.look_around(subsystems=few)
             reconciler.kick()
         await changed.wait()
         changed.clear()

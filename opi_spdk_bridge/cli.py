@@ -46,7 +46,9 @@ def _settings_options(command: F) -> F:
         text = f"{field.description} [{ENVIRONMENT_PREFIX}{name.upper()}]"
         if field.annotation is bool:
             option = click.option(flag, name, is_flag=True, default=None, help=text)
-        elif get_origin(field.annotation) is not None and all(isinstance(arg, str) for arg in get_args(field.annotation)):
+        elif get_origin(field.annotation) is not None and all(
+            isinstance(arg, str) for arg in get_args(field.annotation)
+        ):
             choices = click.Choice(get_args(field.annotation))
             option = click.option(flag, name, type=choices, default=None, help=text, show_default=shown or False)
         else:
@@ -107,7 +109,12 @@ def _announce(serving: Any) -> None:
 )  # fmt: skip
 @click.option("--exit-with-stdin", is_flag=True, help="End when standard input is closed.")
 def emulate(
-    socket: str, config: Path | None, vhost_dir: Path, wait_for_rpc: bool, poll_interval_ms: float, exit_with_stdin: bool
+    socket: str,
+    config: Path | None,
+    vhost_dir: Path,
+    wait_for_rpc: bool,
+    poll_interval_ms: float,
+    exit_with_stdin: bool,
 ) -> None:
     """Run an emulated SPDK target: the JSON-RPC of spdk_tgt, without any storage behind it.
 

@@ -1,9 +1,8 @@
-"""A client of any gRPC server that has reflection: the descriptors come from the server, requests and answers are JSON."""
+"""A client of any gRPC server with reflection: descriptors come from the server, requests and answers are JSON."""
 
 from __future__ import annotations
 
 import difflib
-import json
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 import grpc
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
@@ -31,7 +31,9 @@ class Reflected:
     def __enter__(self) -> Reflected:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._channel.close()
 
     def methods(self) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Reflected:
     def _unary(self, method: Any, message: Any) -> Any:
         path = f"/{method.containing_service.full_name}/{method.name}"
         response = message_factory.GetMessageClass(method.output_type)
-        invoke = self._channel.unary_unary(
+        invoke: Any = self._channel.unary_unary(
             path, request_serializer=lambda item: item.SerializeToString(), response_deserializer=response.FromString
         )
         try:
@@ -87,8 +89,8 @@ def _explain(problem: Any) -> str:
     status = rpc_status.from_call(problem)
     if status is None:
         return text
-    details = []
     for packed in status.details:
-        if packed.TypeName() == "google.rpc.BadRequest":
-            details.append(json.dumps(json_format.MessageToDict(packed)["fieldViolations"][0]["field"]))
-    return f"{text} (field {', '.join(details)})" if details else text
+        request = error_details_pb2.BadRequest()
+        if packed.Unpack(request):
+            return f"{text} (field {request.field_violations[0].field})"
+    return text

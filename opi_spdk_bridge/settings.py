@@ -27,7 +27,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
 
     spdk: str | None = Field(
-        None, description="The SPDK target's JSON-RPC socket: a Unix path or host:port. Without it an emulated target runs."
+        None,
+        description="The SPDK target's JSON-RPC socket: a Unix path or host:port. Without it an emulated target runs.",
     )
     listen: str = Field("127.0.0.1:50051", description="Where gRPC is served, host:port.")
     state: str | None = Field(
@@ -47,13 +48,18 @@ class Settings(BaseSettings):
         False, description="Apply the state to this target although it was kept for another one's address."
     )
     master_key_file: Path | None = Field(
-        None, description="The key that seals secrets in the state: 32 bytes, mode 0600. Default: beside the state, made."
+        None,
+        description="The key that seals secrets in the state: 32 bytes, mode 0600. Default: beside the state, made.",
     )
-    connect_grace_s: float = Field(1.0, gt=0, description="How long changes wait for a target that is away, in seconds.")
+    connect_grace_s: float = Field(
+        1.0, gt=0, description="How long changes wait for a target that is away, in seconds."
+    )
     call_timeout_s: float = Field(30.0, gt=0, description="The longest wait for one answer of the target, in seconds.")
     request_timeout_s: float = Field(60.0, gt=0, description="The deadline of requests that bring none, in seconds.")
     max_requests: int = Field(1024, gt=0, description="Requests at work at once; more are told RESOURCE_EXHAUSTED.")
-    sweep_interval_s: float = Field(30.0, gt=0, description="Seconds between two comparisons of the target with the state.")
+    sweep_interval_s: float = Field(
+        30.0, gt=0, description="Seconds between two comparisons of the target with the state."
+    )
     drain_s: float = Field(10.0, gt=0, description="How long a shutdown waits for requests at work, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     config: Path | None = Field(None, description="A TOML file with these settings.")

@@ -39,7 +39,7 @@ class Method:
 
 
 def bind(services: Iterable[Any], engine: Engine, registry: Registry, extras: dict[str, Call]) -> list[Method]:
-    """The methods of those service descriptors; `extras` carries out the few that are no verb of a kind, by full name."""
+    """The methods of those service descriptors; `extras` has, by full name, what carries out those that are no verb."""
     methods = []
     for service in services:
         for descriptor in service.methods:

@@ -1,4 +1,4 @@
-"""What happens around every request, whatever it asks: its deadline, its place among others, its log line, its errors."""
+"""What happens around every request: its deadline, its place among others, its log line, its errors."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ class GrpcServer:
             try:
                 port = self._server.add_insecure_port(address)
             except RuntimeError:
-                text = f"cannot listen on {address}: another program has that port, or the address is not this machine's"
+                text = (
+                    f"cannot listen on {address}: another program has that port, or the address is not this machine's"
+                )
                 raise errors.Unavailable(text) from None
             host, _, asked = address.rpartition(":")
             bound.append(f"{host}:{port}" if asked == "0" else address)

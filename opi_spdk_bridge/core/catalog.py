@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Facts, AnyKind, Phase, Record, Reservation
+from opi_spdk_bridge.core.kind import AnyKind, Facts, Phase, Record, Reservation
 
 
 class Catalog:

@@ -21,7 +21,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields, paging
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import Journal
-from opi_spdk_bridge.core.kind import Counters, Facts, AnyKind, Phase, Record, Settled, Target
+from opi_spdk_bridge.core.kind import AnyKind, Counters, Facts, Phase, Record, Settled, Target
 from opi_spdk_bridge.core.locks import NameLocks
 from opi_spdk_bridge.core.names import resource_id
 from opi_spdk_bridge.core.registry import Entry, Registry
@@ -338,9 +338,9 @@ class Engine:
         ours.CopyFrom(existing.desired)
         theirs.CopyFrom(desired)
         for path in kind.assigned:
-            if fields.has(desired, path) and path not in kind.hints:
-                if fields.get(desired, path) != _effective(existing, existing.desired, path):
-                    return False
+            given = path not in kind.hints and fields.has(desired, path)
+            if given and fields.get(desired, path) != _effective(existing, existing.desired, path):
+                return False
             fields.clear(ours, path)
             fields.clear(theirs, path)
         for path in kind.hints:

@@ -40,9 +40,7 @@ class Sweep:
 class Reconciler:
     """Owns the sweeps; `interval_s` between the end of one and the start of the next, or 100 times its duration."""
 
-    def __init__(
-        self, registry: Registry, catalog: Catalog, engine: Engine, target: Target, interval_s: float
-    ) -> None:
+    def __init__(self, registry: Registry, catalog: Catalog, engine: Engine, target: Target, interval_s: float) -> None:
         self._registry = registry
         self._catalog = catalog
         self._engine = engine

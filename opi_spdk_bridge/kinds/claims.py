@@ -1,4 +1,4 @@
-"""Who may stand on a bdev: NVMe-oF namespaces and crypto vbdevs take it for themselves alone, vhost devices share it."""
+"""Who may stand on a bdev: namespaces and crypto vbdevs take it for themselves alone, vhost devices share it."""
 
 from __future__ import annotations
 

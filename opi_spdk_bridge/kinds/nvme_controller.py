@@ -78,6 +78,9 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         wanted = listen_address(record.desired, self.target.shared)
         return next((address for address in subsystem.listen_addresses if _same(address, wanted)), None)
 
+    def together(self, record: Record) -> bool:
+        return self.target.has_transport(listen_address(record.desired, self.target.shared).trtype)
+
     def steps(self, record: Record, seen: ListenAddress | None) -> list[Step]:
         if seen is not None:
             return []
@@ -100,6 +103,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
             methods.nvmf_subsystem_add_listener(parent.nqn, address, bool(parent.psk)),
             methods.nvmf_subsystem_remove_listener(parent.nqn, address),
             learn=lambda _: self.target.transport_exists(address.trtype),
+            guarded=True,  # a transport is made asynchronously: a listener sent along would not find it
         )
         return [*steps, listen]
 

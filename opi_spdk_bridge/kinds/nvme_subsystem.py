@@ -50,7 +50,9 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
             rules.nqn(spec.hostnqn, "spec.hostnqn")
         if spec.psk:
             if not spec.hostnqn:
-                text = "spec.psk is a key for one host: it needs spec.hostnqn (or clear it by naming spec.psk in update_mask)"
+                text = (
+                    "spec.psk is the key of one host: it needs spec.hostnqn (to clear it, name spec.psk in update_mask)"
+                )
                 raise errors.InvalidArgument(text, field="spec.psk")
             rules.psk(spec.psk, "spec.psk")
 

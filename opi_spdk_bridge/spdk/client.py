@@ -1,11 +1,11 @@
 """A persistent, pipelined JSON-RPC connection to an SPDK target.
 
-Requests carry an id and their answers are matched by it, so any number may be in flight. All requests that are submitted
-in one turn of the event loop leave in one write: the target looks at its sockets every few milliseconds, and whatever
-arrives together is answered together.
+Requests carry an id by which their answers are matched, so any number may be in flight. All requests submitted in one
+turn of the event loop leave in one write: the target looks at its sockets every few milliseconds, and what arrives
+together is answered together.
 
-A call that was never written is a definite failure (Unavailable, DeadlineExceeded). One that was written and not answered
-has an unknown outcome (ConnectionLost, AnswerTimeout). An answered error is an SpdkError.
+A call that was never written is a definite failure (Unavailable, DeadlineExceeded). One that was written and not
+answered has an unknown outcome (ConnectionLost, AnswerTimeout). An answered error is an SpdkError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import orjson
 
@@ -62,9 +62,8 @@ class _Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=4 * 1024 * 1024)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=4 * 1024 * 1024)
 
     def submit(self, call: Call[Any], timeout_s: float) -> asyncio.Future[Any]:
         """Queues the request for the write at the end of this turn of the loop."""
@@ -126,7 +125,8 @@ class _Connection(asyncio.Protocol):
     def _time_out(self, number: int, timeout_s: float) -> None:
         waiting = self._in_flight.pop(number, None)
         if waiting is not None and not waiting.future.done():
-            text = f"the SPDK target did not answer {waiting.call.method} within {timeout_s:.3g} s; it may still carry it out"
+            said = f"the SPDK target did not answer {waiting.call.method} within {timeout_s:.3g} s"
+            text = f"{said}; it may still carry it out"
             waiting.future.set_exception(errors.AnswerTimeout(text))
 
     def connection_lost(self, exc: Exception | None) -> None:

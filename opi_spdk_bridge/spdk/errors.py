@@ -63,7 +63,7 @@ _ERRNO: dict[int, Callable[[str], errors.BridgeError]] = {
 
 
 def undiagnosed(error: SpdkError) -> errors.BridgeError:
-    """The best status for an error whose cause nobody looked for: by errno, else TargetFailure with the target's words."""
+    """The best status for an error whose cause nobody found: by errno, else TargetFailure with the target's words."""
     said = f"the SPDK target refused {error.method}: {error.message}"
     if error.code == METHOD_NOT_FOUND:
         return errors.FailedPrecondition(f"this SPDK target has no method {error.method}")

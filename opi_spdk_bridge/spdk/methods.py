@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from opi_spdk_bridge.spdk.client import Call
-from opi_spdk_bridge.spdk.model import Bdev, IoStat, Key, ListenAddress, Subsystem
+from opi_spdk_bridge.spdk.model import Bdev, IoStat, Key, ListenAddress, Subsystem, Transport
 from opi_spdk_bridge.spdk.release import Release
 
 T = TypeVar("T")
 _bdevs = TypeAdapter(list[Bdev])
 _subsystems = TypeAdapter(list[Subsystem])
 _keys = TypeAdapter(list[Key])
+_transports = TypeAdapter(list[Transport])
 _iostats = TypeAdapter(list[IoStat])
 
 
@@ -81,6 +82,11 @@ def bdev_null_delete(name: str) -> Call[bool]:
 def nvmf_create_transport(trtype: str) -> Call[bool]:
     """TCP, RDMA or VFIOUSER, with the target's defaults."""
     return Call("nvmf_create_transport", {"trtype": trtype}, bool)
+
+
+def nvmf_get_transports() -> Call[list[Transport]]:
+    """The transports that exist."""
+    return Call("nvmf_get_transports", None, _transports.validate_python)
 
 
 def nvmf_get_subsystem(nqn: str) -> Call[Subsystem]:

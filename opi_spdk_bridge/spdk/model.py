@@ -52,6 +52,12 @@ class ListenAddress(_Answer):
     trsvcid: str = ""
 
 
+class Transport(_Answer):
+    """A transport of the NVMe-oF target (TCP, RDMA, VFIOUSER)."""
+
+    trtype: str
+
+
 class Subsystem(_Answer):
     """An NVMe-oF subsystem (nvmf_get_subsystems)."""
 

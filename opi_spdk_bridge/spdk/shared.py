@@ -17,7 +17,7 @@ _ENTRY = re.compile(r"[A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class SharedFolder:
-    """`path` is where the bridge sees it, `target_path` where the target does (the same unless in another container)."""
+    """`path` is where the bridge sees it, `target_path` where the target does (elsewhere in another container)."""
 
     path: Path
     target_path: Path
@@ -30,7 +30,7 @@ class SharedFolder:
         return cls(path, Path(there) if there else path)
 
     def prepare(self) -> None:
-        """Makes the folder if need be and checks it: ours, writable, 0700. Raises FailedPrecondition saying what to do."""
+        """Makes the folder if need be and checks that it is writable and 0700; raises FailedPrecondition."""
         try:
             for folder in (self.path, self.path / "keys", self.path / "vfio-user"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,8 +67,8 @@ class SharedFolder:
         except OSError as problem:
             path.unlink(missing_ok=True)
             raise errors.FailedPrecondition(
-                f"the key file for the SPDK target cannot be written in {path.parent}: {problem.strerror}. The target reads"
-                f" only key files of its own user (uid {target_uid}): run the bridge and the target under one uid."
+                f"the key file for the SPDK target cannot be written in {path.parent}: {problem.strerror}. The target"
+                f" reads only key files of its own user (uid {target_uid}): run it and the bridge under one uid."
             ) from problem
 
     async def remove_key(self, name: str) -> None:

@@ -60,9 +60,16 @@ class Target:
         self._transports.add(trtype)
         return {}
 
-    async def look_for_taken_nqns(self) -> None:
-        """Remembers which NQNs the target has, so that creating another one need not look first."""
-        self._taken_nqns = {subsystem.nqn for subsystem in await self.client.call(methods.nvmf_get_subsystems())}
+    async def look_around(self, *, subsystems: bool) -> None:
+        """Remembers what need not be asked again: the transports and, where asked for, which NQNs are taken.
+
+        Every subsystem is in one answer: not for a target that may hold thousands of namespaces.
+        """
+        asked = self.client.submit(methods.nvmf_get_subsystems()) if subsystems else None
+        for transport in await self.client.call(methods.nvmf_get_transports()):
+            self._transports.add(transport.trtype.upper())
+        if asked is not None:
+            self._taken_nqns = {subsystem.nqn for subsystem in await asked}
 
     def nqn_was_free(self, nqn: str) -> bool:
         """Whether the last look showed that no subsystem has this NQN."""

@@ -140,8 +140,8 @@ class SqliteStore:
         except sqlite3.DatabaseError as problem:
             self._close()
             raise errors.FailedPrecondition(
-                f"the state file {self._path} is damaged or not one of this bridge ({problem}). Put back a copy of it, or"
-                " move it away to start empty: what the target still has then counts as another's."
+                f"the state file {self._path} is damaged or not one of this bridge ({problem}). Put back a copy of it,"
+                " or move it away to start empty: what the target still has then counts as another's."
             ) from problem
         except errors.BridgeError:
             self._close()
