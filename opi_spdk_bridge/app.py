@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from opi_spdk_bridge import errors
+from opi_spdk_bridge import errors, inventory
 from opi_spdk_bridge.api.bind import bind
+from opi_spdk_bridge.api.extras import extras
 from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.server import GrpcServer
 from opi_spdk_bridge.core.catalog import Catalog
@@ -24,12 +25,31 @@ from opi_spdk_bridge.core.journal import Journal, in_order
 from opi_spdk_bridge.core.reconcile import Reconciler
 from opi_spdk_bridge.core.registry import Registry
 from opi_spdk_bridge.core.volumes import Volumes
+from opi_spdk_bridge.kinds.aio_volume import AioVolumeKind
+from opi_spdk_bridge.kinds.encrypted_volume import EncryptedVolumeKind
 from opi_spdk_bridge.kinds.malloc_volume import MallocVolumeKind
 from opi_spdk_bridge.kinds.null_volume import NullVolumeKind
 from opi_spdk_bridge.kinds.nvme_controller import NvmeControllerKind
 from opi_spdk_bridge.kinds.nvme_namespace import NvmeNamespaceKind
+from opi_spdk_bridge.kinds.nvme_path import NvmePathKind
+from opi_spdk_bridge.kinds.nvme_remote_controller import NvmeRemoteControllerKind
 from opi_spdk_bridge.kinds.nvme_subsystem import NvmeSubsystemKind
-from opi_spdk_bridge.pb.storage import backend_malloc_pb2, backend_null_pb2, frontend_nvme_pb2
+from opi_spdk_bridge.kinds.qos_volume import QosVolumeKind
+from opi_spdk_bridge.kinds.remote_namespaces import RemoteNamespaces
+from opi_spdk_bridge.kinds.virtio_blk import VirtioBlkKind
+from opi_spdk_bridge.kinds.virtio_scsi import VirtioScsiControllerKind, VirtioScsiLunKind, VirtioScsiTargetKind
+from opi_spdk_bridge.pb.inventory import inventory_pb2
+from opi_spdk_bridge.pb.storage import (
+    backend_aio_pb2,
+    backend_malloc_pb2,
+    backend_null_pb2,
+    backend_nvme_pb2,
+    frontend_nvme_pb2,
+    frontend_virtio_blk_pb2,
+    frontend_virtio_scsi_pb2,
+    middleend_encryption_pb2,
+    middleend_qos_volume_pb2,
+)
 from opi_spdk_bridge.settings import Settings, state_folder
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
@@ -40,10 +60,37 @@ from opi_spdk_bridge.store.memory import MemoryStore
 from opi_spdk_bridge.store.seal import MasterKey, SealedStore
 from opi_spdk_bridge.store.sqlite import SqliteStore
 
+K = TypeVar("K")
 log = logging.getLogger(__name__)
 
-_FILES: tuple[Any, ...] = (frontend_nvme_pb2, backend_malloc_pb2, backend_null_pb2)
-_KINDS = (MallocVolumeKind, NullVolumeKind, NvmeSubsystemKind, NvmeControllerKind, NvmeNamespaceKind)
+_FILES: tuple[Any, ...] = (
+    frontend_nvme_pb2,
+    frontend_virtio_blk_pb2,
+    frontend_virtio_scsi_pb2,
+    backend_nvme_pb2,
+    backend_aio_pb2,
+    backend_malloc_pb2,
+    backend_null_pb2,
+    middleend_encryption_pb2,
+    middleend_qos_volume_pb2,
+    inventory_pb2,
+)
+_KINDS = (  # in dependency order: a kind stands only on kinds before it
+    MallocVolumeKind,
+    NullVolumeKind,
+    AioVolumeKind,
+    NvmeRemoteControllerKind,
+    NvmePathKind,
+    EncryptedVolumeKind,
+    QosVolumeKind,
+    NvmeSubsystemKind,
+    NvmeControllerKind,
+    NvmeNamespaceKind,
+    VirtioBlkKind,
+    VirtioScsiTargetKind,
+    VirtioScsiControllerKind,
+    VirtioScsiLunKind,
+)
 _FEW = 4000  # records whose subsystems fit an answer of about 1 MB
 _TARGET = "target"  # the setting in the store: the address of the target that the state is for
 
@@ -93,7 +140,9 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s)
         services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
         requests = Requests(settings.max_requests, settings.request_timeout_s, settings.resource_names == "legacy")
-        server = GrpcServer(bind(services, engine, registry, {}), requests, [settings.listen])
+        remote = RemoteNamespaces(target, catalog, _kind(registry, NvmeRemoteControllerKind))
+        others = extras(remote, lambda: asyncio.to_thread(inventory.read))
+        server = GrpcServer(bind(services, engine, registry, others), requests, [settings.listen])
 
         await client.start()
         stack.push_async_callback(client.close)
@@ -115,6 +164,10 @@ def _resources(target: Target, store: Store) -> tuple[Registry, Catalog, Journal
     for kind in _KINDS:
         registry.add(kind(target, catalog, volumes))
     return registry, catalog, Journal(store, registry.kinds)
+
+
+def _kind(registry: Registry, wanted: type[K]) -> K:
+    return next(kind for kind in registry.kinds.values() if isinstance(kind, wanted))
 
 
 def _store(settings: Settings, scratch: Path) -> tuple[Store, Path]:

@@ -76,6 +76,13 @@ class Unavailable(BridgeError):
     reason = "UNAVAILABLE"
 
 
+class PeerUnreachable(BridgeError):
+    """The target cannot reach what it was to connect to."""
+
+    code = code_pb2.UNAVAILABLE
+    reason = "PEER_UNREACHABLE"
+
+
 class DeadlineExceeded(BridgeError):
     """The call's deadline passed before anything was asked of the target: nothing was done."""
 

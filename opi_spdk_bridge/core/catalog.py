@@ -34,7 +34,7 @@ class Catalog:
     def visible(self, name: str) -> Record | None:
         """The record as clients may see it: not before it was created, and as it was until an update is done."""
         record = self._records.get(name)
-        if record is None or record.phase is Phase.CREATING:
+        if record is None or record.phase in (Phase.CREATING, Phase.DELETED):
             return None
         return record.previous if record.phase is Phase.UPDATING else record
 
@@ -86,7 +86,11 @@ class Catalog:
         """Raises the reservation's error, naming the holder, where another has what the record would reserve."""
         for wanted in self._kinds[record.kind].reserves(record):
             for holder in self._holders.get(wanted.key, ()):
-                if holder != record.name and self._clash(wanted, record.name, self._records[holder]):
+                if (
+                    holder != record.name
+                    and self._records[holder].phase is not Phase.DELETED
+                    and self._clash(wanted, record.name, self._records[holder])
+                ):
                     text = f"{wanted.what} is taken by {holder}"
                     raise wanted.conflict(text, field=wanted.field, resource=holder)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -21,21 +22,13 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields, paging
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import Journal
-from opi_spdk_bridge.core.kind import AnyKind, Counters, Facts, Phase, Record, Settled, Target
+from opi_spdk_bridge.core.kind import AnyKind, Counters, Facts, Phase, Postponed, Record, Settled, Target
 from opi_spdk_bridge.core.locks import NameLocks
 from opi_spdk_bridge.core.names import resource_id
 from opi_spdk_bridge.core.registry import Entry, Registry
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of a list; `next_token` is "" on the last."""
-
-    items: Sequence[Message]
-    next_token: str
 
 
 class Engine:
@@ -70,7 +63,7 @@ class Engine:
                 log.debug("%s: answered from the store, the target did not tell its status", name)
         return self._present(entry, record)
 
-    async def list(self, entry: Entry, parent: str, page_size: int, page_token: str) -> Page:
+    async def list(self, entry: Entry, parent: str, page_size: int, page_token: str) -> paging.Page:
         """A page of the resources below `parent` ("" for kinds at the top), ordered by name."""
         size = paging.page_size(page_size)
         if len(entry.names.collections) > 1:
@@ -82,7 +75,7 @@ class Engine:
         collection = f"{parent}/{entry.names.collections[-1]}"
         records, more = self._catalog.page(entry.singular, parent, paging.after(page_token, collection), size)
         items = [self._present(entry, record) for record in records]
-        return Page(items, paging.token(collection, records[-1].name) if more else "")
+        return paging.Page(items, paging.token(collection, records[-1].name) if more else "")
 
     async def stats(self, entry: Entry, name: str) -> Counters:
         """The I/O counters; raises Unavailable while the target is away."""
@@ -180,9 +173,9 @@ class Engine:
             await self._target.ready()
             async with self._locks.shared(record.stands_on):
                 deleting = replace(record, phase=Phase.DELETING, **_next(record))
+                view = None if record.phase is Phase.READY else self._target.view()
                 async with self._intent(deleting, record):
-                    await entry.kind.unrealize(deleting, None if record.phase is Phase.READY else self._target.view())
-                await self._forget(name)
+                    await self._take_down(entry.kind, deleting, view)
 
     def _require_unused(self, name: str) -> None:
         users = [record.name for record in self._catalog.dependents(name)]
@@ -233,9 +226,20 @@ class Engine:
         self._catalog.show(done.name, kind.shown_when_ready(done))
         return done
 
-    async def _forget(self, name: str) -> None:
-        await self._journal.forget(name)
-        self._catalog.remove(name)
+    async def _take_down(self, kind: AnyKind, record: Record, view: Any) -> None:
+        """Removes a record and what it stands for; what must wait for the target is kept under a name nobody can ask."""
+        hidden: Record | None = None
+        try:
+            await kind.unrealize(record, view)
+        except Postponed as wait:
+            log.info("%s: %s", record.name, wait)
+            hidden = replace(record, phase=Phase.DELETED, stands_on=(), previous=None)
+            if record.phase is not Phase.DELETED:
+                hidden = replace(hidden, name=f"{record.name}~{uuid.uuid4().hex[:8]}")
+        await self._journal.replace(record.name, hidden)
+        self._catalog.remove(record.name)
+        if hidden is not None:
+            self._catalog.put(hidden)
 
     def _unfinished(self, name: str) -> None:
         for notify in self.on_unfinished:
@@ -260,9 +264,8 @@ class Engine:
 
     async def _finish(self, kind: AnyKind, record: Record) -> Record | None:
         """Forward where that is possible, else back; returns the record as it then is."""
-        if record.phase is Phase.DELETING:
-            await kind.unrealize(record, self._target.view())
-            await self._forget(record.name)
+        if record.phase in (Phase.DELETING, Phase.DELETED):
+            await self._take_down(kind, record, self._target.view())
             return None
         try:
             return await self._ready(kind, record, await kind.repair(record, self._target.view()))
@@ -272,9 +275,8 @@ class Engine:
             raise
         except errors.BridgeError as problem:
             log.warning("%s: its last change cannot be completed and is taken back: %s", record.name, problem)
-            await kind.unrealize(record, self._target.view())
             if record.previous is None:
-                await self._forget(record.name)
+                await self._take_down(kind, record, self._target.view())
                 return None
             return await self._ready(kind, record.previous, await kind.repair(record.previous, self._target.view()))
 

@@ -32,6 +32,10 @@ class Journal:
         """Returns when the records are gone for good; raises Unavailable."""
         await self._store.commit([], names)
 
+    async def replace(self, name: str, record: Record | None) -> None:
+        """Forgets `name` and, in the same step, saves the record where there is one."""
+        await self._store.commit([self._row(record)] if record is not None else [], [name])
+
     def _row(self, record: Record) -> Row:
         previous = record.previous
         desired, secrets = self._seal(record)

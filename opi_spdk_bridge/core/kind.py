@@ -25,6 +25,8 @@ class Phase(enum.StrEnum):
     READY = "ready"
     UPDATING = "updating"
     DELETING = "deleting"
+    DELETED = "deleted"
+    """Gone for clients; something that had to wait is left to do on the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,10 @@ class Volume:
     bdev: str
     uuid: str = ""
     resource: str = ""
+
+
+class Postponed(Exception):
+    """Raised by a kind: the client may be told that it is done, the rest waits until the target can."""
 
 
 class Presence(enum.Enum):
@@ -198,7 +204,8 @@ class Kind(ABC, Generic[M]):
     async def unrealize(self, record: Record, view: Any | None = None) -> None:
         """Takes it down; absent is success. With a view it looks first, and leaves what is not ours.
 
-        On a definite failure the target is as it was, or the rest can be repaired.
+        On a definite failure the target is as it was, or the rest can be repaired. Raises Postponed where something is
+        left that must wait; the record, hidden, is then tried again by the reconciler.
         """
 
     @abstractmethod

@@ -5,8 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from opi_spdk_bridge import errors
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list; `next_token` is "" on the last."""
+
+    items: Sequence[Any]
+    next_token: str
+
 
 DEFAULT_PAGE_SIZE = 50
 LARGEST_PAGE_SIZE = 1000

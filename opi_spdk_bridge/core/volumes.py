@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -9,6 +10,9 @@ from typing import Protocol
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Graph, Record, Reservation, Volume
 from opi_spdk_bridge.core.registry import Registry
+
+_REMOTE_NAMESPACE = re.compile(r"nvmeRemoteControllers/([^/]+)/nvmeRemoteNamespaces/(\d+)")
+_REMOTE_BDEV = re.compile(r"(.+)n\d+")
 
 
 class Bdev(Protocol):
@@ -52,18 +56,19 @@ class Volumes:
         Raises NotFound (naming `field`), Unavailable when only the target could tell and it is away.
         """
         record = self._by_name(reference)
-        if record is None and reference.startswith("volumes/"):
-            reference = reference.removeprefix("volumes/")
+        wanted = _bdev_name(reference)
         if record is None:
-            record = self._by_identity(reference)
+            record = self._by_identity(wanted)
         if record is not None:
             return self._volume(record)
-        found = await self._view().bdev(reference) if reference else None
+        found = await self._view().bdev(wanted) if wanted else None
         if found is None:
             text = f"{field} {reference!r} is neither a volume of this bridge nor a bdev of the target"
             raise errors.NotFound(text, field=field, resource=reference)
         record = self._by_identity(found.name)
-        return self._volume(record) if record is not None else Volume(found.name, found.uuid)
+        if record is not None:
+            return self._volume(record)
+        return Volume(found.name, found.uuid, self._remote_controller(found.name))
 
     def _by_name(self, reference: str) -> Record | None:
         if "/" not in reference:
@@ -78,7 +83,18 @@ class Volumes:
                 return record
         return None
 
+    def _remote_controller(self, bdev: str) -> str:
+        """The name of the remote controller whose namespace the target shows as this bdev; "" for other bdevs."""
+        found = _REMOTE_BDEV.fullmatch(bdev)
+        return next((record.name for record in self._graph.holders(f"nvme:{found[1]}")), "") if found else ""
+
     def _volume(self, record: Record) -> Volume:
         volume = self._registry.kinds[record.kind].volume(record)
         assert volume is not None
         return replace(volume, resource=record.name)
+
+
+def _bdev_name(reference: str) -> str:
+    """What a reference that is no name of a volume resource can be on the target."""
+    remote = _REMOTE_NAMESPACE.fullmatch(reference)
+    return f"{remote[1]}n{remote[2]}" if remote else reference.removeprefix("volumes/")

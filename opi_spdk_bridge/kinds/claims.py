@@ -14,6 +14,11 @@ def claim_reservation(bdev: str, holder: str, field: str) -> Reservation:
     return Reservation(f"claim:{bdev}", f"the volume (bdev {bdev})", holder, errors.FailedPrecondition, field)
 
 
+def shared_claim_reservation(bdev: str, users: str, field: str) -> Reservation:
+    """The use of a bdev by one of several holders of the same sort (`users`), to the exclusion of all others."""
+    return Reservation(f"claim:{bdev}", f"the volume (bdev {bdev})", users, errors.FailedPrecondition, field)
+
+
 async def why_not_claimable(
     kind: SpdkKind[Any, Any], record: Record, bdev: str, field: str
 ) -> errors.BridgeError | None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Phase, Record, Reservation, Settled
-from opi_spdk_bridge.kinds import rules
+from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus
@@ -80,7 +80,7 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
             says = f"NSID {seen.nsid} of {nqn} is bdev {seen.bdev_name}"
             steps.append(Step(says, methods.nvmf_subsystem_remove_ns(nqn, seen.nsid)))
         add = Step(f"bdev {bdev} is not a namespace of {nqn}", self._add(record), learn=lambda given: {_NSID: given})
-        return [*steps, add]
+        return [*steps, add, *qos.on_open(self.target, self.graph, bdev)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         nqn, nsid = self.parent(record).desired.spec.nqn, self._nsid(record)
@@ -96,6 +96,7 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         return [
             Step(f"NSID {nsid} of {nqn} is the old volume", remove, self._add(old)),
             Step(f"NSID {nsid} of {nqn} is not the new volume", self._add(new), remove, guarded=True),
+            *qos.on_open(self.target, self.graph, new.private[_BDEV]),
         ]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:

@@ -10,16 +10,14 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
-from opi_spdk_bridge.kinds import rules
+from opi_spdk_bridge.kinds import keys, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.nvme_controller import address_reservation, is_pcie, listen_address
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeSubsystem, NvmeSubsystemSpec
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import Subsystem
-from opi_spdk_bridge.spdk.steps import Step, StepFailed, exists, gone
+from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
 from opi_spdk_bridge.spdk.view import View
-
-_KEY = "psk_key"  # in Record.private: the name of the key in the target's keyring and of its file
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         private: dict[str, str] = {}
         if resource.spec.psk:
             same = before is not None and before.desired.spec.psk == resource.spec.psk
-            private[_KEY] = before.private[_KEY] if before and same else f"opi-{uuid.uuid4().hex}"
+            private[keys.NAME] = before.private[keys.NAME] if before and same else f"opi-{uuid.uuid4().hex}"
         return Settled(assigned, private)
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
@@ -73,12 +71,9 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     # On the target
 
     async def look(self, record: Record, view: View) -> Seen | None:
-        key = record.private.get(_KEY)
-        if key is None or not self.target.release.keyring:
-            subsystem = await view.subsystem(record.desired.spec.nqn)
-            return Seen(subsystem, has_key=True) if subsystem else None
-        subsystem, found = await asyncio.gather(view.subsystem(record.desired.spec.nqn), view.key(key))
-        return Seen(subsystem, has_key=found is not None) if subsystem else None
+        key = keys.present(record, self.target, view)
+        subsystem, has_key = await asyncio.gather(view.subsystem(record.desired.spec.nqn), key)
+        return Seen(subsystem, has_key) if subsystem else None
 
     def ours(self, record: Record, seen: Seen) -> bool:
         serial_number = record.desired.spec.serial_number or record.assigned["spec.serial_number"]
@@ -92,7 +87,7 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         hosts = {host.nqn for host in seen.subsystem.hosts} if seen else set()
         steps: list[Step] = []
         if spec.psk and (seen is None or not seen.has_key or spec.hostnqn not in hosts):
-            steps += self._add_key(record)
+            steps += keys.add(record, self.target, spec.psk)
         if seen is None:
             steps.append(self._create(record))
         elif seen.subsystem.allow_any_host == bool(spec.hostnqn):
@@ -104,16 +99,16 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     def removal(self, record: Record, present: bool) -> list[Step]:
         nqn = record.desired.spec.nqn
         delete = Step(f"subsystem {nqn} is still there", methods.nvmf_delete_subsystem(nqn), already=gone)
-        return [*([delete] if present else []), *self._remove_key(record)]
+        return [*([delete] if present else []), *keys.remove(record, self.target)]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         before, after = old.desired.spec, new.desired.spec
         children = [child for child in self.graph.dependents(new.name) if isinstance(child.desired, NvmeController)]
         self._require_fit(new, children)
         listeners = [child for child in children if bool(before.psk) != bool(after.psk)]
-        hosts_change = before.hostnqn != after.hostnqn or old.private.get(_KEY) != new.private.get(_KEY)
-        new_key = old.private.get(_KEY) != new.private.get(_KEY)
-        steps = self._add_key(new) if after.psk and new_key else []
+        hosts_change = before.hostnqn != after.hostnqn or old.private.get(keys.NAME) != new.private.get(keys.NAME)
+        new_key = old.private.get(keys.NAME) != new.private.get(keys.NAME)
+        steps = keys.add(new, self.target, after.psk) if after.psk and new_key else []
         steps += [self._drop_listener(new, child, bool(before.psk)) for child in listeners]
         if hosts_change:
             if not after.hostnqn:
@@ -125,7 +120,7 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
             if not before.hostnqn:
                 steps.append(self._allow_any_host(after.nqn, False))
         steps += [self._add_listener(new, child, bool(after.psk)) for child in listeners]
-        return [*steps, *(self._remove_key(old) if before.psk and new_key else [])]
+        return [*steps, *(keys.remove(old, self.target) if before.psk and new_key else [])]
 
     def _require_fit(self, new: Record, children: list[Record]) -> None:
         """Refuses a host or key that a controller of the subsystem cannot have."""
@@ -181,9 +176,7 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
 
     def _add_host(self, record: Record) -> Step:
         spec: NvmeSubsystemSpec = record.desired.spec
-        key = record.private.get(_KEY)
-        psk = key and (key if self.target.release.keyring else self.target.shared.target_key_path(key))
-        add = methods.nvmf_subsystem_add_host(spec.nqn, spec.hostnqn, psk)
+        add = methods.nvmf_subsystem_add_host(spec.nqn, spec.hostnqn, keys.reference(record, self.target))
         remove = methods.nvmf_subsystem_remove_host(spec.nqn, spec.hostnqn)
         return Step(f"host {spec.hostnqn} may not connect", add, remove, guarded=True)
 
@@ -200,24 +193,3 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     def _drop_listener(self, record: Record, child: Record, secure: bool) -> Step:
         added = self._add_listener(record, child, secure)
         return Step(f"{child.name} still listens the old way", added.undo or added.do, added.do)
-
-    def _add_key(self, record: Record) -> list[Step]:
-        key, shared, material = record.private[_KEY], self.target.shared, record.desired.spec.psk
-        file = Step(
-            "the key's file is missing",
-            lambda: shared.write_key(key, material, self.target.uid),
-            lambda: shared.remove_key(key),
-        )
-        if not self.target.release.keyring:
-            return [file]
-        add = methods.keyring_file_add_key(key, shared.target_key_path(key))
-        return [file, Step("the key is not in the keyring", add, methods.keyring_file_remove_key(key), already=exists)]
-
-    def _remove_key(self, record: Record) -> list[Step]:
-        key = record.private.get(_KEY)
-        if key is None:
-            return []
-        file = Step("the key's file is still there", lambda: self.target.shared.remove_key(key))
-        if not self.target.release.keyring:
-            return [file]
-        return [Step("the key is still in the keyring", methods.keyring_file_remove_key(key), already=gone), file]

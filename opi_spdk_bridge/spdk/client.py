@@ -117,6 +117,8 @@ class _Connection(asyncio.Protocol):
             return
         try:
             waiting.future.set_result(waiting.call.read(answer.get("result")))
+        except errors.BridgeError as judged:
+            waiting.future.set_exception(judged)
         except Exception as problem:  # the reader is given whatever the target sent
             log.error("%s answered something unexpected: %s", waiting.call.method, type(problem).__name__)
             unexpected = errors.TargetFailure(f"the SPDK target's answer to {waiting.call.method} has an unknown shape")

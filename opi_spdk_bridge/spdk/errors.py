@@ -7,6 +7,7 @@ does not tell the cause. These errors keep what the target said; the kinds find 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 
 from opi_spdk_bridge import errors
@@ -37,7 +38,13 @@ class SpdkError(Exception):
     @property
     def gone(self) -> bool:
         """The target says that what the call names is not there."""
-        return self.is_errno(errno.ENODEV, errno.ENOENT, errno.ENOKEY) or self.message.endswith("not found")
+        said = self.message in ("No such device", "No key object found") or self.message.endswith("not found")
+        return said or self.is_errno(errno.ENODEV, errno.ENOENT, errno.ENOKEY)
+
+    @property
+    def busy(self) -> bool:
+        """The target cannot do it now (EAGAIN); for limits on a bdev that nothing has open, never."""
+        return self.is_errno(errno.EAGAIN) or self.message.endswith(os.strerror(errno.EAGAIN))
 
     @property
     def exists(self) -> bool:
@@ -56,9 +63,9 @@ _ERRNO: dict[int, Callable[[str], errors.BridgeError]] = {
     errno.EBUSY: errors.FailedPrecondition,
     errno.EOPNOTSUPP: errors.FailedPrecondition,
     errno.ENOKEY: errors.FailedPrecondition,
-    errno.EIO: errors.Unavailable,
-    errno.ETIMEDOUT: errors.Unavailable,
-    errno.ECONNREFUSED: errors.Unavailable,
+    errno.EIO: errors.PeerUnreachable,
+    errno.ETIMEDOUT: errors.PeerUnreachable,
+    errno.ECONNREFUSED: errors.PeerUnreachable,
 }
 
 

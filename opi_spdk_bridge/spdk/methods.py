@@ -6,19 +6,36 @@ since a target refuses parameters that it does not know.
 
 from __future__ import annotations
 
+import base64
+import struct
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from opi_spdk_bridge.spdk.client import Call
-from opi_spdk_bridge.spdk.model import Bdev, IoStat, Key, ListenAddress, Subsystem, Transport
+from opi_spdk_bridge.spdk.model import (
+    Bdev,
+    IoStat,
+    Key,
+    ListenAddress,
+    RemoteController,
+    Subsystem,
+    Transport,
+    VhostController,
+)
 from opi_spdk_bridge.spdk.release import Release
 
 T = TypeVar("T")
+
+IDENTIFY_BYTES = 4096
+
 _bdevs = TypeAdapter(list[Bdev])
 _subsystems = TypeAdapter(list[Subsystem])
 _keys = TypeAdapter(list[Key])
 _transports = TypeAdapter(list[Transport])
+_remote_controllers = TypeAdapter(list[RemoteController])
+_vhost_controllers = TypeAdapter(list[VhostController])
 _iostats = TypeAdapter(list[IoStat])
 
 
@@ -74,6 +91,125 @@ def bdev_null_resize(name: str, new_size_mib: int) -> Call[bool]:
 def bdev_null_delete(name: str) -> Call[bool]:
     """As bdev_malloc_delete."""
     return Call("bdev_null_delete", {"name": name}, bool)
+
+
+def bdev_aio_create(name: str, filename: str, block_size: int | None, uuid: str) -> Call[str]:
+    """A file or block device of the target's host. Of a file the target cannot tell the block size by itself."""
+    return Call("bdev_aio_create", _given(name=name, filename=filename, block_size=block_size, uuid=uuid), str)
+
+
+def bdev_aio_rescan(name: str) -> Call[bool]:
+    """Takes over the file's present size."""
+    return Call("bdev_aio_rescan", {"name": name}, bool)
+
+
+def bdev_aio_delete(name: str) -> Call[bool]:
+    """As bdev_malloc_delete; the file stays."""
+    return Call("bdev_aio_delete", {"name": name}, bool)
+
+
+def accel_crypto_key_create(name: str, key: bytes, key2: bytes) -> Call[bool]:
+    """An AES-XTS key pair: data key and tweak key, both 16 or both 32 bytes, and not equal."""
+    params = {"name": name, "cipher": "AES_XTS", "key": key.hex(), "key2": key2.hex()}
+    return Call("accel_crypto_key_create", params, bool)
+
+
+def accel_crypto_key_destroy(name: str) -> Call[bool]:
+    """Succeeds even while a vbdev uses the key."""
+    return Call("accel_crypto_key_destroy", {"key_name": name}, bool)
+
+
+def bdev_crypto_create(name: str, base: str, key_name: str) -> Call[str]:
+    """Succeeds for a base that does not exist: the vbdev then appears with it."""
+    return Call("bdev_crypto_create", {"name": name, "base_bdev_name": base, "key_name": key_name}, str)
+
+
+def bdev_crypto_delete(name: str) -> Call[bool]:
+    """As bdev_malloc_delete; the base stays."""
+    return Call("bdev_crypto_delete", {"name": name}, bool)
+
+
+def bdev_set_qos_limit(name: str, limits: Mapping[str, int]) -> Call[bool]:
+    """Limits by the target's names; bandwidths in MiB/s, 0 lifts. Answers EAGAIN for good on a bdev nothing has open."""
+    return Call("bdev_set_qos_limit", {"name": name, **limits}, bool)
+
+
+# NVMe controllers elsewhere
+
+
+def bdev_nvme_attach_controller(params: Mapping[str, Any]) -> Call[list[str]]:
+    """Connects a path; the first of a name makes the controller. Returns the names of the bdevs."""
+    return Call("bdev_nvme_attach_controller", _given(**params), list)
+
+
+def bdev_nvme_detach_controller(params: Mapping[str, Any]) -> Call[bool]:
+    """Drops the path with that full address; the last one takes the controller and its bdevs with it."""
+    return Call("bdev_nvme_detach_controller", _given(**params), bool)
+
+
+def bdev_nvme_get_controller(name: str) -> Call[RemoteController]:
+    """One NVMe bdev controller with its paths."""
+    return Call("bdev_nvme_get_controllers", {"name": name}, _only(_remote_controllers))
+
+
+def bdev_nvme_reset_controller(name: str) -> Call[bool]:
+    """Resets the controller on all its paths."""
+    return Call("bdev_nvme_reset_controller", {"name": name}, bool)
+
+
+def bdev_nvme_get_path_iostat(bdev: str) -> Call[dict[str, Any]]:
+    """Counters of each path of an NVMe bdev; refused unless the target was told to keep them (io_path_stat)."""
+    return Call("bdev_nvme_get_path_iostat", {"name": bdev}, dict)
+
+
+def bdev_nvme_identify_namespace(controller: str, nsid: int) -> Call[bytes]:
+    """The Identify Namespace data structure (4096 bytes), by an admin command of the target to the controller.
+
+    NVMe Base Specification 2.0, section 5.17: opcode 06h, CNS 00h. Command and data travel as URL-safe base64.
+    """
+    command = struct.pack("<B3xI", 0x06, nsid).ljust(64, b"\0")
+    params = {
+        "name": controller,
+        "cmd_type": "admin",
+        "data_direction": "c2h",
+        "cmdbuf": base64.urlsafe_b64encode(command).decode(),
+        "data_len": IDENTIFY_BYTES,
+    }
+    return Call("bdev_nvme_send_cmd", params, lambda result: base64.urlsafe_b64decode(result["data"]))
+
+
+# vhost
+
+
+def vhost_create_blk_controller(ctrlr: str, bdev: str) -> Call[bool]:
+    """A virtio-blk device behind the socket `ctrlr` in the target's vhost folder."""
+    return Call("vhost_create_blk_controller", {"ctrlr": ctrlr, "dev_name": bdev}, bool)
+
+
+def vhost_create_scsi_controller(ctrlr: str) -> Call[bool]:
+    """A virtio-scsi device behind such a socket, without targets."""
+    return Call("vhost_create_scsi_controller", {"ctrlr": ctrlr}, bool)
+
+
+def vhost_scsi_controller_add_target(ctrlr: str, number: int, bdev: str) -> Call[int]:
+    """Puts a bdev as LUN 0 under the SCSI target `number` (0 to 7)."""
+    params = {"ctrlr": ctrlr, "scsi_target_num": number, "bdev_name": bdev}
+    return Call("vhost_scsi_controller_add_target", params, int)
+
+
+def vhost_scsi_controller_remove_target(ctrlr: str, number: int) -> Call[bool]:
+    """Takes the SCSI target away; its bdev stays."""
+    return Call("vhost_scsi_controller_remove_target", {"ctrlr": ctrlr, "scsi_target_num": number}, bool)
+
+
+def vhost_get_controller(name: str) -> Call[VhostController]:
+    """One vhost controller."""
+    return Call("vhost_get_controllers", {"name": name}, _only(_vhost_controllers))
+
+
+def vhost_delete_controller(ctrlr: str) -> Call[bool]:
+    """Refused while a guest is connected."""
+    return Call("vhost_delete_controller", {"ctrlr": ctrlr}, bool)
 
 
 # The NVMe-oF target

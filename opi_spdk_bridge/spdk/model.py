@@ -87,6 +87,77 @@ class IoStat(_Answer):
     unmap_latency_ticks: int = 0
 
 
+class TransportId(_Answer):
+    """Where an NVMe controller is: a fabrics address, or for PCIe the function's BDF in `traddr`."""
+
+    trtype: str
+    adrfam: str = ""
+    traddr: str
+    trsvcid: str = ""
+    subnqn: str = ""
+
+
+class PathHost(_Answer):
+    """The initiator's side of a path: its NQN, and the source address and port where they were given."""
+
+    nqn: str = ""
+    addr: str = ""
+    svcid: str = ""
+
+
+class NvmePath(_Answer):
+    """One connection of an NVMe bdev controller; `alternate_trids` are those that failover would go to."""
+
+    state: str = ""
+    trid: TransportId
+    alternate_trids: tuple[TransportId, ...] = ()
+    host: PathHost = PathHost()
+
+
+class RemoteController(_Answer):
+    """An NVMe bdev controller (bdev_nvme_get_controllers): one entry of `ctrlrs` a path."""
+
+    name: str
+    ctrlrs: tuple[NvmePath, ...] = ()
+
+
+class ScsiLun(_Answer):
+    """A LUN of a SCSI target; `bdev_name` is None after its bdev was removed."""
+
+    id: int
+    bdev_name: str | None = None
+
+
+class ScsiTarget(_Answer):
+    """A SCSI target of a vhost controller, by its number."""
+
+    scsi_dev_num: int
+    luns: tuple[ScsiLun, ...] = ()
+
+
+class VhostController(_Answer):
+    """A vhost-user controller; `block` or `scsi` says which."""
+
+    ctrlr: str
+    socket: str = ""
+    backend_specific: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def bdev(self) -> str | None:
+        """The bdev of a block controller; None after it was removed, and for SCSI."""
+        return (self.backend_specific.get("block") or {}).get("bdev")
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a virtio-blk device."""
+        return "block" in self.backend_specific
+
+    @property
+    def scsi(self) -> tuple[ScsiTarget, ...]:
+        """The targets of a SCSI controller."""
+        return tuple(ScsiTarget.model_validate(item) for item in self.backend_specific.get("scsi") or ())
+
+
 class Key(_Answer):
     """A key of the target's keyring; `removed` while its last users still hold it."""
 

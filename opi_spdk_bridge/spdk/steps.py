@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 UNDO_TIMEOUT_S = 10.0
 
-Local = Callable[[], Awaitable[None]]
-"""Work that is not the target's: a key file, a folder. Raises BridgeError."""
+Local = Callable[[], Awaitable[Any]]
+"""Work that is not one call: a key file, a folder, a call with a second try. Raises BridgeError or SpdkError."""
 
 
 def _nothing_learnt(_result: Any) -> Mapping[str, Any]:

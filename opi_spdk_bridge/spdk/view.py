@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
-from opi_spdk_bridge.spdk.model import Bdev, IoStat, Key, Subsystem
+from opi_spdk_bridge.spdk.model import Bdev, IoStat, Key, RemoteController, Subsystem, VhostController
 
 T = TypeVar("T")
 
@@ -24,6 +24,12 @@ class View(Protocol):
 
     async def key(self, name: str) -> Key | None:
         """A key of the keyring that has not been removed."""
+
+    async def remote_controller(self, name: str) -> RemoteController | None:
+        """An NVMe bdev controller."""
+
+    async def vhost(self, name: str) -> VhostController | None:
+        """A vhost controller."""
 
 
 class LiveView:
@@ -44,6 +50,16 @@ class LiveView:
     async def key(self, name: str) -> Key | None:
         keys = await self._ask("", methods.keyring_get_keys()) or []
         return next((key for key in keys if key.name == name and not key.removed), None)
+
+    async def remote_controller(self, name: str) -> RemoteController | None:
+        return await self._ask(name, methods.bdev_nvme_get_controller(name))
+
+    async def vhost(self, name: str) -> VhostController | None:
+        return await self._ask(name, methods.vhost_get_controller(name))
+
+    async def bdevs(self) -> list[Bdev]:
+        """Every bdev of the target."""
+        return await self._ask("", methods.bdev_get_bdevs()) or []
 
     async def iostat(self, bdev: str) -> IoStat | None:
         """A bdev's counters."""

@@ -23,10 +23,10 @@ class MemoryStore:
         return list(self._rows.values())
 
     async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        for row in puts:
-            self._rows[row.name] = row
         for name in deletes:
             self._rows.pop(name, None)
+        for row in puts:
+            self._rows[row.name] = row
 
     async def get_setting(self, key: str) -> str | None:
         return self._settings.get(key)

@@ -112,14 +112,14 @@ class SqliteStore:
         self._execute("BEGIN IMMEDIATE")
         try:
             for puts, deletes, _ in changes:
+                for name in deletes:
+                    self._execute("DELETE FROM records WHERE name = ?", (name,))
                 for row in puts:
                     self._execute(
                         _PUT,
                         (row.name, row.kind, row.phase, row.revision, row.desired, row.previous, row.facts, row.secrets,
                          row.created_at, row.updated_at),
                     )  # fmt: skip
-                for name in deletes:
-                    self._execute("DELETE FROM records WHERE name = ?", (name,))
             self._execute("COMMIT")
         except sqlite3.Error:
             if self._connection is not None and self._connection.in_transaction:

@@ -1,0 +1,257 @@
+"""NvmePath: one connection of a remote controller."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
+from opi_spdk_bridge.kinds import keys, rules
+from opi_spdk_bridge.kinds.base import SpdkKind, counters
+from opi_spdk_bridge.kinds.nvme_remote_controller import bdevs_of
+from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
+from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import (
+    NVME_MULTIPATH_DISABLE,
+    NVME_MULTIPATH_FAILOVER,
+    NVME_MULTIPATH_MULTIPATH,
+    NvmePath,
+    NvmeRemoteController,
+)
+from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.errors import SpdkError
+from opi_spdk_bridge.spdk.model import IoStat, PathHost, TransportId
+from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
+from opi_spdk_bridge.spdk.view import View
+
+_TRTYPES = {
+    opi.NVME_TRANSPORT_TYPE_TCP: "TCP",
+    opi.NVME_TRANSPORT_TYPE_RDMA: "RDMA",
+    opi.NVME_TRANSPORT_TYPE_PCIE: "PCIe",
+}
+_FAMILIES = {opi.NVME_ADDRESS_FAMILY_IPV4: ("IPv4", 4), opi.NVME_ADDRESS_FAMILY_IPV6: ("IPv6", 6)}
+_MODES = {
+    NVME_MULTIPATH_DISABLE: "disable",
+    NVME_MULTIPATH_FAILOVER: "failover",
+    NVME_MULTIPATH_MULTIPATH: "multipath",
+}
+_BDF = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-7])")
+
+# A path that breaks is kept and tried again for ever: its bdevs, and what stands on them, outlive a fault of the network.
+_PERSISTENCE = {"ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The path's address and the initiator's side as the target has them."""
+
+    trid: TransportId
+    host: PathHost
+
+
+class NvmePathKind(SpdkKind[NvmePath, Seen]):
+    """The first path makes the controller on the target; the others join it in the controller's multipath mode."""
+
+    message = NvmePath
+
+    def normalise(self, resource: NvmePath) -> None:
+        if resource.trtype == opi.NVME_TRANSPORT_TYPE_PCIE:
+            found = _BDF.fullmatch(resource.traddr)
+            if found:
+                domain, bus, device, function = found.groups()
+                resource.traddr = f"{int(domain or '0', 16):04x}:{bus}:{device}.{function}".lower()
+        elif resource.HasField("fabrics") and resource.fabrics.adrfam in _FAMILIES:
+            version = _FAMILIES[resource.fabrics.adrfam][1]
+            resource.traddr = rules.address(resource.traddr, version, "traddr")
+            if resource.fabrics.source_traddr:
+                source = rules.address(resource.fabrics.source_traddr, version, "fabrics.source_traddr")
+                resource.fabrics.source_traddr = source
+
+    def check(self, resource: NvmePath) -> None:
+        if resource.trtype not in _TRTYPES:
+            name = opi.NvmeTransportType.Name(resource.trtype)
+            raise errors.InvalidArgument(f"trtype {name} is not supported: TCP, RDMA or PCIE", field="trtype")
+        if resource.trtype == opi.NVME_TRANSPORT_TYPE_PCIE:
+            if resource.HasField("fabrics"):
+                raise errors.InvalidArgument("fabrics has no meaning for a PCIe controller", field="fabrics")
+            if not _BDF.fullmatch(resource.traddr):
+                text = f"traddr {resource.traddr[:80]!r} is not a PCI address such as 0000:01:00.0"
+                raise errors.InvalidArgument(text, field="traddr")
+            return
+        if not resource.HasField("fabrics"):
+            name = opi.NvmeTransportType.Name(resource.trtype)
+            raise errors.InvalidArgument(f"fabrics is required: trtype is {name}", field="fabrics")
+        fabrics = resource.fabrics
+        if fabrics.adrfam not in _FAMILIES:
+            raise errors.InvalidArgument("fabrics.adrfam must be IPV4 or IPV6", field="fabrics.adrfam")
+        rules.within(fabrics.trsvcid, 1, 65535, "fabrics.trsvcid")
+        rules.within(fabrics.source_trsvcid, 0, 65535, "fabrics.source_trsvcid")
+        rules.nqn(fabrics.subnqn, "fabrics.subnqn")
+        if fabrics.hostnqn:
+            rules.nqn(fabrics.hostnqn, "fabrics.hostnqn")
+
+    async def settle(self, name: str, resource: NvmePath, before: Record | None) -> Settled:
+        parent = self.graph.record(name.rsplit("/", 2)[0])
+        if parent is None:
+            return Settled()
+        for sibling in self._paths(parent.name):
+            if sibling.name != name:
+                _require_same_subsystem(resource, sibling)
+        return Settled(stands_on=(parent.name,))
+
+    def reserves(self, record: Record) -> Iterable[Reservation]:
+        trid = _address(record.desired)
+        yield Reservation(
+            f"path:{record.parent} {trid}", f"the path of {record.parent} to {_at(record)}", field="traddr"
+        )
+        single = self.parent(record).desired.multipath == NVME_MULTIPATH_DISABLE
+        what = f"the only path of {record.parent} (multipath is disabled)"
+        tag = record.name if single else "shared"
+        yield Reservation(f"paths:{record.parent}", what, tag, errors.FailedPrecondition, "multipath")
+
+    # On the target
+
+    async def look(self, record: Record, view: View) -> Seen | None:
+        controller = await view.remote_controller(self.parent(record).id)
+        wanted = _address(record.desired)
+        for path in controller.ctrlrs if controller is not None else ():
+            for trid in (path.trid, *path.alternate_trids):
+                if _place(trid) == wanted:
+                    return Seen(trid, path.host)
+        return None
+
+    async def realize(self, record: Record) -> Facts:
+        parent = self.parent(record)
+        alone = all(path.name == record.name for path in self._paths(parent.name))
+        if alone and await self.target.view().remote_controller(parent.id) is not None:
+            text = f"the target already has a controller named {parent.id} that this bridge did not make"
+            raise errors.AlreadyExists(text, resource=parent.name)
+        return await super().realize(record)
+
+    def steps(self, record: Record, seen: Seen | None) -> list[Step]:
+        if seen is not None:
+            return []
+        attach = methods.bdev_nvme_attach_controller(self._attachment(record))
+        return [Step(f"the path to {_at(record)} is not attached", attach, self._detach(record))]
+
+    def removal(self, record: Record, present: bool) -> list[Step]:
+        if not present:
+            return []
+        users = [user.name for user in self.graph.dependents(record.parent) if user.parent != record.parent]
+        if users and len(self._paths(record.parent)) == 1:
+            text = f"{record.name} is the last path to volumes in use by {', '.join(users[:5])}: delete those first"
+            raise errors.FailedPrecondition(text, resource=users[0])
+        return [Step(f"the path to {_at(record)} is still attached", self._detach(record), already=gone)]
+
+    def amendment(self, old: Record, new: Record) -> list[Step]:
+        attach = Step(
+            f"the path to {_at(new)} is not attached",
+            methods.bdev_nvme_attach_controller(self._attachment(new)),
+            self._detach(new),
+        )
+        detach = Step(
+            f"the path to {_at(old)} is still attached",
+            self._detach(old),
+            methods.bdev_nvme_attach_controller(self._attachment(old)),
+            already=gone,
+            guarded=True,
+        )
+        if self.parent(new).desired.multipath != NVME_MULTIPATH_DISABLE and _address(old.desired) != _address(
+            new.desired
+        ):
+            return [attach, detach]  # the volumes stay up
+        return [*self.removal(old, present=True), attach]
+
+    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
+        error = failure.error
+        if isinstance(error, SpdkError) and error.method == "bdev_nvme_attach_controller":
+            to = f"{_at(record)}" + (f", subsystem {nqn}" if (nqn := record.desired.fabrics.subnqn) else "")
+            if error.is_errno(errno.EIO, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ENXIO, errno.ENODEV):
+                text = f"the target cannot connect to {to}: nothing answers there, or not for this host"
+                return errors.PeerUnreachable(text, field="traddr")
+            if error.is_errno(errno.EALREADY):
+                return errors.AlreadyExists(f"the target is connected to {to} already", field="traddr")
+            return errors.FailedPrecondition(f"the target would not connect to {to}: {error.message}", field="traddr")
+        return failure.undiagnosed()
+
+    async def measure(self, record: Record) -> Counters:
+        """The path's own counters where the target keeps them, else those of the volumes behind it."""
+        found = await bdevs_of(self.parent(record).id, self.target.view())
+        try:
+            stats = await asyncio.gather(
+                *(self.target.client.call(methods.bdev_nvme_get_path_iostat(bdev.name)) for bdev in found)
+            )
+        except SpdkError:
+            return sum(await asyncio.gather(*(self.bdev_counters(bdev.name) for bdev in found)), Counters())
+        wanted = _address(record.desired)
+        own = [
+            counters(IoStat.model_validate(path["stat"]))
+            for stat in stats
+            for path in stat.get("stats", ())
+            if _place(TransportId.model_validate(path["trid"])) == wanted
+        ]
+        return sum(own, Counters())
+
+    def _paths(self, controller: str) -> list[Record]:
+        return [child for child in self.graph.dependents(controller) if child.parent == controller]
+
+    def _attachment(self, record: Record) -> dict[str, Any]:
+        parent = self.parent(record)
+        controller: NvmeRemoteController = parent.desired
+        fabrics = record.desired.fabrics
+        return {
+            **self._trid(record),
+            "hostnqn": fabrics.hostnqn,
+            "multipath": _MODES[controller.multipath],
+            "num_io_queues": controller.io_queues_count or None,
+            "hdgst": controller.tcp.hdgst or None,
+            "ddgst": controller.tcp.ddgst or None,
+            "psk": keys.reference(parent, self.target),
+            **_PERSISTENCE,
+        }
+
+    def _detach(self, record: Record) -> Any:
+        return methods.bdev_nvme_detach_controller(self._trid(record))
+
+    def _trid(self, record: Record) -> dict[str, Any]:
+        path: NvmePath = record.desired
+        fabrics = path.fabrics
+        trid: dict[str, Any] = {
+            "name": self.parent(record).id,
+            "trtype": _TRTYPES[path.trtype],
+            "traddr": path.traddr,
+        }
+        if path.HasField("fabrics"):
+            trid |= {
+                "adrfam": _FAMILIES[fabrics.adrfam][0],
+                "trsvcid": str(fabrics.trsvcid),
+                "subnqn": fabrics.subnqn,
+                "hostaddr": fabrics.source_traddr,
+                "hostsvcid": str(fabrics.source_trsvcid) if fabrics.source_trsvcid else "",
+            }
+        return trid
+
+
+def _require_same_subsystem(path: NvmePath, sibling: Record) -> None:
+    """All paths of a controller lead to one subsystem, for one host."""
+    for name in ("subnqn", "hostnqn"):
+        if getattr(path.fabrics, name) != getattr(sibling.desired.fabrics, name):
+            text = f"fabrics.{name} differs from that of {sibling.name}: all paths of a controller have the same"
+            raise errors.InvalidArgument(text, field=f"fabrics.{name}")
+
+
+def _address(path: NvmePath) -> str:
+    port = str(path.fabrics.trsvcid) if path.HasField("fabrics") else ""
+    return f"{_TRTYPES[path.trtype]} {path.traddr} {port}".lower().strip()
+
+
+def _place(trid: TransportId) -> str:
+    return f"{trid.trtype} {trid.traddr} {trid.trsvcid}".lower().strip()
+
+
+def _at(record: Record) -> str:
+    return f"{_TRTYPES[record.desired.trtype]} {record.desired.traddr} {record.desired.fabrics.trsvcid or ''}".rstrip()

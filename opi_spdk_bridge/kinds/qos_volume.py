@@ -1,0 +1,96 @@
+"""QosVolume: limits on the I/O of another volume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.kind import Counters, Facts, Postponed, Record, Reservation, Settled, Volume
+from opi_spdk_bridge.kinds import qos
+from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.pb.storage.middleend_qos_volume_pb2 import QosVolume
+from opi_spdk_bridge.spdk.model import Bdev
+from opi_spdk_bridge.spdk.steps import Step, StepFailed
+from opi_spdk_bridge.spdk.view import View
+
+_BDEV = "bdev"  # in Record.private: the bdev that is limited
+
+
+class QosVolumeKind(SpdkKind[QosVolume, Bdev]):
+    """No object of its own on the target: it stands for the volume under it, whose limits it holds."""
+
+    message = QosVolume
+    legacy_collection = "volumes"
+
+    def check(self, resource: QosVolume) -> None:
+        if resource.limits.HasField("min") and resource.limits.min.ListFields():
+            text = "limits.min: the target guarantees nothing, it only limits; use limits.max"
+            raise errors.InvalidArgument(text, field="limits.min")
+        qos.check_limits(resource.limits.max, "limits.max")
+
+    async def settle(self, name: str, resource: QosVolume, before: Record | None) -> Settled:
+        volume = await self.volumes.resolve(resource.volume_name_ref, "volume_name_ref")
+        private = {_BDEV: volume.bdev, qos.LIMITS: qos.target_limits(resource.limits.max)}
+        return Settled({}, private, (volume.resource,) if volume.resource else ())
+
+    def reserves(self, record: Record) -> Iterable[Reservation]:
+        identity = Reservation(f"volume-id:{record.id}", f"the volume ID {record.id}")
+        return (qos.qos_reservation(record.private[_BDEV], record.name, "volume_name_ref"), identity)
+
+    def volume(self, record: Record) -> Volume | None:
+        return Volume(record.private[_BDEV])
+
+    async def look(self, record: Record, view: View) -> Bdev | None:
+        return await view.bdev(record.private[_BDEV])
+
+    def steps(self, record: Record, seen: Bdev | None) -> list[Step]:
+        limits = record.private[qos.LIMITS]
+        if seen is None:
+            return [self._set(record, limits)]
+        never_set = not any(seen.assigned_rate_limits.values())
+        settable = never_set or seen.claimed or qos.is_open(self.graph, record.private[_BDEV])
+        return [self._set(record, limits)] if settable and qos.limits_differ(seen, limits) else []
+
+    def removal(self, record: Record, present: bool) -> list[Step]:
+        if not present or qos.superseded(self.graph, record, record.private[_BDEV]):
+            return []
+        return [self._set(record, qos.NO_LIMITS)]
+
+    async def realize(self, record: Record) -> Facts:
+        return await self._unless_postponed(record, self.steps(record, None))
+
+    async def repair(self, record: Record, view: Any) -> Facts:
+        seen = await self.look(record, view)
+        if seen is None:
+            raise self._missing(record)
+        return await self._unless_postponed(record, self.steps(record, seen))
+
+    async def amend(self, old: Record, new: Record) -> Facts:
+        lifted = old.private[_BDEV] != new.private[_BDEV]
+        steps = [self._set(old, qos.NO_LIMITS, undo=old.private[qos.LIMITS])] if lifted else []
+        return await self._unless_postponed(new, [*steps, self._set(new, new.private[qos.LIMITS])])
+
+    async def _unless_postponed(self, record: Record, steps: list[Step]) -> Facts:
+        try:
+            return await self._try(record, steps)
+        except Postponed:
+            return {}  # the limits stay in the record, and are set by what opens the volume
+
+    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
+        if await self.look(record, self.target.view()) is None:
+            return self._missing(record)
+        return failure.undiagnosed()
+
+    def _missing(self, record: Record) -> errors.BridgeError:
+        bdev = record.private[_BDEV]
+        return errors.FailedPrecondition(f"bdev {bdev} is not on the target", field="volume_name_ref", resource=bdev)
+
+    def _set(self, record: Record, limits: Any, undo: Any = None) -> Step:
+        bdev = record.private[_BDEV]
+        step = qos.set_limits(self.target, self.graph, bdev, limits)
+        back = qos.set_limits(self.target, self.graph, bdev, undo).do if undo else None
+        return Step(step.says, step.do, back)
+
+    async def measure(self, record: Record) -> Counters:
+        return await self.bdev_counters(record.private[_BDEV])

@@ -1,0 +1,89 @@
+"""VirtioBlk: a vhost-user-blk device on a PCI function, over a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled
+from opi_spdk_bridge.kinds import qos
+from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.pci import check_function, function_reservation
+from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
+from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
+from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.model import VhostController
+from opi_spdk_bridge.spdk.steps import Step, StepFailed
+
+_BDEV = "bdev"  # in Record.private: the bdev under the device
+_FIELD = "volume_name_ref"
+
+
+class VirtioBlkKind(VhostKind[VirtioBlk]):
+    """`max_limit` is the QoS of the volume; `max_io_qps` is kept and returned only: the guest's driver sets it."""
+
+    message = VirtioBlk
+
+    def check(self, resource: VirtioBlk) -> None:
+        check_function(resource.pcie_id, "pcie_id")
+        if resource.HasField("min_limit"):
+            raise errors.InvalidArgument("min_limit: the target guarantees nothing, it only limits", field="min_limit")
+        if resource.HasField("max_limit"):
+            qos.check_limits(resource.max_limit, "max_limit")
+
+    async def settle(self, name: str, resource: VirtioBlk, before: Record | None) -> Settled:
+        volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
+        limits = qos.target_limits(resource.max_limit) if resource.HasField("max_limit") else None
+        private = {_BDEV: volume.bdev, **({qos.LIMITS: limits} if limits else {})}
+        return Settled({}, private, (volume.resource,) if volume.resource else ())
+
+    def reserves(self, record: Record) -> Iterable[Reservation]:
+        bdev = record.private[_BDEV]
+        yield vhost_reservation(record.id)
+        yield function_reservation(record.desired.pcie_id, "pcie_id")
+        yield shared_claim_reservation(bdev, "vhost", _FIELD)
+        if record.desired.HasField("max_limit"):
+            yield qos.qos_reservation(bdev, record.name, "max_limit")
+
+    def fits(self, record: Record, seen: VhostController) -> bool:
+        return seen.is_block
+
+    def steps(self, record: Record, seen: VhostController | None) -> list[Step]:
+        bdev = record.private[_BDEV]
+        if seen is not None and seen.bdev == bdev:
+            return []
+        stale = [] if seen is None else self.removal(record, present=True)[:1]
+        return [*stale, self._create(record), *qos.on_open(self.target, self.graph, bdev)]
+
+    def removal(self, record: Record, present: bool) -> list[Step]:
+        delete = [self.deletion(record)] if present else []
+        return [*delete, *self._lift(record)]
+
+    def amendment(self, old: Record, new: Record) -> list[Step]:
+        steps: list[Step] = []
+        if old.private[_BDEV] != new.private[_BDEV]:
+            delete, create = self.deletion(old), self._create(old)
+            steps += [Step(delete.says, delete.do, create.do), self._create(new)]
+        if old.private != new.private:
+            limits = new.private.get(qos.LIMITS)
+            moved = old.private[_BDEV] != new.private[_BDEV]
+            steps += self._lift(old) if moved or limits is None else []
+            steps += [qos.set_limits(self.target, self.graph, new.private[_BDEV], limits)] if limits else []
+        return steps
+
+    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
+        blocked = await why_not_claimable(self, record, record.private[_BDEV], _FIELD)
+        return blocked or await super().diagnose(record, failure)
+
+    async def measure(self, record: Record) -> Counters:
+        return await self.bdev_counters(record.private[_BDEV])
+
+    def _create(self, record: Record) -> Step:
+        create = methods.vhost_create_blk_controller(record.id, record.private[_BDEV])
+        return Step(f"vhost device {record.id} is missing", create, methods.vhost_delete_controller(record.id))
+
+    def _lift(self, record: Record) -> list[Step]:
+        bdev = record.private[_BDEV]
+        if qos.LIMITS not in record.private or qos.superseded(self.graph, record, bdev):
+            return []
+        return [qos.set_limits(self.target, self.graph, bdev, qos.NO_LIMITS)]
