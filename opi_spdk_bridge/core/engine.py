@@ -227,7 +227,7 @@ class Engine:
         return done
 
     async def _take_down(self, kind: AnyKind, record: Record, view: Any) -> None:
-        """Removes a record and what it stands for; what must wait for the target is kept under a name nobody can ask."""
+        """Removes a record and what it stands for; what must wait is kept under a name that nobody can ask."""
         hidden: Record | None = None
         try:
             await kind.unrealize(record, view)

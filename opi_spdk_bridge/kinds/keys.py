@@ -1,4 +1,4 @@
-"""TLS keys on the target: a file in the shared folder and its name in the keyring, both chosen before the first call."""
+"""TLS keys on the target: a file in the shared folder, and its name in the keyring, chosen before the first call."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _MODES = {
 }
 _BDF = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-7])")
 
-# A path that breaks is kept and tried again for ever: its bdevs, and what stands on them, outlive a fault of the network.
+# A path that breaks is kept and tried again for ever: its bdevs and what stands on them outlive a network fault.
 _PERSISTENCE = {"ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1}
 
 

@@ -130,7 +130,7 @@ def bdev_crypto_delete(name: str) -> Call[bool]:
 
 
 def bdev_set_qos_limit(name: str, limits: Mapping[str, int]) -> Call[bool]:
-    """Limits by the target's names; bandwidths in MiB/s, 0 lifts. Answers EAGAIN for good on a bdev nothing has open."""
+    """Limits by the target's names; bandwidths in MiB/s, 0 lifts. EAGAIN, for good, on a bdev that nothing has open."""
     return Call("bdev_set_qos_limit", {"name": name, **limits}, bool)
 
 

@@ -44,7 +44,7 @@ class Store(Protocol):
         """Every row."""
 
     async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        """Deletes, then puts, as one change, and returns when it is durable; commits apply in the order of their calls."""
+        """Deletes, then puts, as one change; returns when it is durable. Commits apply in the order of their calls."""
 
     async def get_setting(self, key: str) -> str | None:
         """A setting, or None."""

@@ -1,0 +1,61 @@
+# Everything below happens in .venv, from pinned and hashed packages. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+SECONDS ?= 60
+
+PROTO := $(shell find proto -name '*.proto')
+
+.PHONY: help run test test-spdk lint bench chaos lock clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+run: $(VENV)/installed ## install, and serve on port 50051 with an emulated SPDK target
+	$(BIN)/opi-spdk-bridge serve
+
+test: $(VENV)/installed-dev ## install, and run all tests
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-spdk: $(VENV)/installed-dev ## run the tests that can on real targets: SPDK=/var/tmp/spdk.sock SPDK_FAR=...
+	@test -n "$(SPDK)" || { echo "give the target's socket: make test-spdk SPDK=/var/tmp/spdk.sock"; exit 2; }
+	SPDK=$(SPDK) SPDK_FAR=$(SPDK_FAR) $(BIN)/python -m pytest tests/kinds tests/integration tests/clients $(ARGS)
+
+lint: $(VENV)/installed-dev ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev ## measure, and print the tables of docs/performance.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/installed-dev ## kill bridge and target under load for SECONDS, and look for what got lost
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(ARGS)
+
+lock: $(VENV)/installed-dev ## pin the newest packages that pyproject.toml allows
+	$(BIN)/pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --upgrade --extra uvloop --extra redis --build-deps-for wheel \
+		--output-file requirements.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --upgrade --all-extras --all-build-deps \
+		--output-file requirements-dev.lock pyproject.toml
+
+clean: ## remove what was made
+	rm -rf $(VENV) build dist opi_spdk_bridge/pb .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# The package itself is installed in place: its build generates opi_spdk_bridge/pb from proto/.
+$(VENV)/installed: requirements.lock pyproject.toml hatch_build.py $(PROTO) | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock pyproject.toml hatch_build.py $(PROTO) | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@ $(VENV)/installed

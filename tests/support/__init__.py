@@ -1,0 +1,1 @@
+"""What several test modules need: targets and bridges as processes, and ways to talk to them."""

@@ -1,0 +1,191 @@
+"""Targets for tests: emulators as processes of their own, or real ones that `make test-spdk` was given."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class RpcError(Exception):
+    """The target answered an error."""
+
+    def __init__(self, method: str, code: int, message: str) -> None:
+        super().__init__(f"{method}: {message} ({code})")
+        self.code = code
+        self.message = message
+
+
+class Target:
+    """A JSON-RPC target behind a Unix socket, asked over one connection at a time."""
+
+    emulated = False
+
+    def __init__(self, path: str) -> None:
+        self.socket = path
+
+    def rpc(self, method: str, **params: Any) -> Any:
+        """The result of one call; raises RpcError."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+            connection.settimeout(20)
+            connection.connect(self.socket)
+            request = {"jsonrpc": "2.0", "id": 1, "method": method, **({"params": params} if params else {})}
+            connection.sendall(json.dumps(request).encode())
+            text = b""
+            while True:
+                received = connection.recv(1 << 20)
+                if not received:
+                    raise ConnectionError(f"the target hung up during {method}")
+                text += received
+                with contextlib.suppress(ValueError):
+                    answer = json.loads(text)
+                    break
+        if "error" in answer:
+            raise RpcError(method, answer["error"]["code"], answer["error"]["message"])
+        return answer["result"]
+
+    def bdev(self, name: str) -> dict[str, Any] | None:
+        """A bdev, or None."""
+        try:
+            return dict(self.rpc("bdev_get_bdevs", name=name)[0])
+        except RpcError:
+            return None
+
+    def subsystem(self, nqn: str) -> dict[str, Any] | None:
+        """A subsystem, or None."""
+        try:
+            return dict(self.rpc("nvmf_get_subsystems", nqn=nqn)[0])
+        except RpcError:
+            return None
+
+    def vhost(self, name: str) -> dict[str, Any] | None:
+        """A vhost controller, or None."""
+        try:
+            return dict(self.rpc("vhost_get_controllers", name=name)[0])
+        except RpcError:
+            return None
+
+    def remote_controller(self, name: str) -> dict[str, Any] | None:
+        """An NVMe bdev controller, or None."""
+        try:
+            return dict(self.rpc("bdev_nvme_get_controllers", name=name)[0])
+        except RpcError:
+            return None
+
+    def inventory(self) -> dict[str, list[str]]:
+        """The names of everything on the target that a test could have left."""
+        return {
+            "subsystems": [s["nqn"] for s in self.rpc("nvmf_get_subsystems") if s["subtype"] != "Discovery"],
+            "vhost": [v["ctrlr"] for v in self.rpc("vhost_get_controllers")],
+            "remote": [c["name"] for c in self.rpc("bdev_nvme_get_controllers")],
+            "bdevs": [b["name"] for b in self.rpc("bdev_get_bdevs")],
+            "keys": [k["name"] for k in self.rpc("keyring_get_keys")],
+            "crypto_keys": [k["name"] for k in self.rpc("accel_crypto_keys_get")],
+        }
+
+    def clean(self) -> None:
+        """Removes everything: front ends first, then bdevs from the top, then keys."""
+        left = self.inventory()
+        for nqn in left["subsystems"]:
+            self.rpc("nvmf_delete_subsystem", nqn=nqn)
+        for name in left["vhost"]:
+            self.rpc("vhost_delete_controller", ctrlr=name)
+        for method in ("crypto", "aio", "null", "malloc"):
+            for name in left["bdevs"]:
+                with contextlib.suppress(RpcError):
+                    self.rpc(f"bdev_{method}_delete", name=name)
+        for name in left["remote"]:
+            self.rpc("bdev_nvme_detach_controller", name=name)
+        for name in left["keys"]:
+            with contextlib.suppress(RpcError):
+                self.rpc("keyring_file_remove_key", name=name)
+        for name in left["crypto_keys"]:
+            self.rpc("accel_crypto_key_destroy", key_name=name)
+
+
+class Emulator(Target):
+    """An emulated target that a test can kill, restart and disturb."""
+
+    emulated = True
+
+    def __init__(self, folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0) -> None:
+        super().__init__(str(folder / f"{name}.sock"))
+        self._vhost_dir = folder / f"{name}-vhost"
+        self._vhost_dir.mkdir(exist_ok=True)
+        self._log = folder / f"{name}.log"
+        self._poll_interval_ms = poll_interval_ms
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        """Everything the emulator has printed."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    @property
+    def vhost_dir(self) -> Path:
+        """Where vhost sockets are."""
+        return self._vhost_dir
+
+    def start(self) -> None:
+        """Starts it, empty, and waits until it answers."""
+        arguments = ["--socket", self.socket, "--vhost-dir", str(self._vhost_dir)]
+        arguments += ["--poll-interval-ms", str(self._poll_interval_ms)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "opi_spdk_bridge", "emulate", *arguments], stdout=log, stderr=log
+            )
+        wait_until(self._answers, f"the emulator at {self.socket}", seconds=20)
+
+    def _answers(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            raise AssertionError(f"the emulator ended at its start: {self.log}")
+        try:
+            return bool(self.rpc("spdk_get_version"))
+        except OSError:
+            return False
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ends it with that signal; the state is gone."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(10)
+            self._process = None
+        Path(self.socket).unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self.stop(signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def emulator(folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0) -> Iterator[Emulator]:
+    """A started emulator."""
+    target = Emulator(folder, name, poll_interval_ms=poll_interval_ms)
+    target.start()
+    try:
+        yield target
+    finally:
+        target.kill()
+
+
+def real_target(variable: str) -> Target | None:
+    """The real target whose socket is in that environment variable (SPDK, SPDK_FAR), if any."""
+    path = os.environ.get(variable)
+    return Target(path) if path else None
+
+
+def wait_until(condition: Any, what: str, seconds: float = 10.0) -> None:
+    """Waits for a condition to hold; fails the test naming `what` when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.01)
