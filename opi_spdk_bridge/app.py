@@ -137,7 +137,7 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         for record in in_order(await journal.load(), list(registry)):
             catalog.put(record)
         engine = Engine(registry, catalog, journal, target)
-        reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s)
+        reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s, settings.notifications_s)
         services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
         requests = Requests(settings.max_requests, settings.request_timeout_s, settings.resource_names == "legacy")
         remote = RemoteNamespaces(target, catalog, _kind(registry, NvmeRemoteControllerKind))
@@ -223,7 +223,7 @@ async def _follow_target(client: Client, target: Target, server: GrpcServer, rec
         if client.connected:
             with contextlib.suppress(errors.BridgeError, SpdkError):
                 await target.look_around(subsystems=few)
-            reconciler.kick()
+            reconciler.target_came()
         await changed.wait()
         changed.clear()
 

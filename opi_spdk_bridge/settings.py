@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     sweep_interval_s: float = Field(
         30.0, gt=0, description="Seconds between two comparisons of the target with the state."
     )
+    notifications_s: float = Field(2.0, gt=0, description="Seconds between two looks at the target's notifications.")
     drain_s: float = Field(10.0, gt=0, description="How long a shutdown waits for requests at work, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     config: Path | None = Field(None, description="A TOML file with these settings.")

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -109,7 +109,22 @@ class Engine:
 
     async def repair(self, name: str, view: Any) -> None:
         """Makes the target agree with a record that is ready; leaves alone what a request is working on."""
-        await self._to_its_end(self._repair(name, view))
+        await self._to_its_end(self._remake(name, lambda kind, record: kind.repair(record, view)))
+
+    async def remake(self, name: str) -> bool:
+        """Makes what is expected to be gone, without looking; False when that could not be done so."""
+        try:
+            await self._to_its_end(self._remake(name, lambda kind, record: kind.realize(record)))
+        except errors.OutcomeUnknown:
+            raise
+        except errors.BridgeError as problem:
+            log.debug("%s: it is there, or cannot be made: %s", name, problem)
+            return False
+        return True
+
+    def at_work_on(self, name: str) -> bool:
+        """Whether a request is at work on the name."""
+        return self._locks.locked(name)
 
     async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
         """Runs a change so that cancelling its caller does not tear it."""
@@ -221,8 +236,9 @@ class Engine:
         assigned = {path: value for path, value in {**record.assigned, **learnt}.items() if path in kind.assigned}
         private = {**record.private, **{key: value for key, value in learnt.items() if key not in kind.assigned}}
         done = replace(record, phase=Phase.READY, previous=None, assigned=assigned, private=private)
-        await self._journal.save(done)
-        self._catalog.put(done)
+        if done != record:
+            await self._journal.save(done)
+            self._catalog.put(done)
         self._catalog.show(done.name, kind.shown_when_ready(done))
         return done
 
@@ -280,7 +296,7 @@ class Engine:
                 return None
             return await self._ready(kind, record.previous, await kind.repair(record.previous, self._target.view()))
 
-    async def _repair(self, name: str, view: Any) -> None:
+    async def _remake(self, name: str, make: Callable[[AnyKind, Record], Awaitable[Facts]]) -> None:
         if self._locks.locked(name):
             return
         async with self._locks.exclusive(name):
@@ -289,7 +305,7 @@ class Engine:
                 return
             kind = self._registry[record.kind].kind
             async with self._locks.shared(record.stands_on):
-                await self._ready(kind, record, await kind.repair(record, view))
+                await self._ready(kind, record, await make(kind, record))
 
     # Requests against records
 

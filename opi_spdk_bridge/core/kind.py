@@ -157,6 +157,9 @@ class Kind(ABC, Generic[M]):
     legacy_collection: ClassVar[str | None] = None
     """The collection in names of the API's older style, for the kinds that had another."""
 
+    volatile: ClassVar[bool] = False
+    """Whether the data is lost when the target's object is."""
+
     # Before the target is asked
 
     def normalise(self, resource: M) -> None:
@@ -212,6 +215,10 @@ class Kind(ABC, Generic[M]):
     async def observe(self, record: Record, view: Any) -> Observation:
         """Compares the target with the record."""
 
+    def announced(self, record: Record) -> bool:
+        """Whether the target tells when the object comes or goes, and there is nothing else to see of it."""
+        return False
+
     def shown_when_ready(self, record: Record) -> Facts:
         """What to show right after a successful change, before anybody looked."""
         return {}
@@ -239,6 +246,9 @@ class Target(Protocol):
 
     def snapshot(self) -> Any:
         """A view that asks for each object at most once, for a sweep over many records."""
+
+    async def changed_bdevs(self) -> set[str] | None:
+        """The bdevs that went or changed since the last call, as far as the target tells; None: any may have."""
 
 
 class Graph(Protocol):

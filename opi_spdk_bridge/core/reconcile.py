@@ -1,8 +1,9 @@
 """The reconciler: makes the target agree with the records, without anyone asking.
 
-It sweeps at the start, whenever the target comes (back), when a change was left in the middle, and every interval. A
-sweep looks at each record in dependency order, finishes half-done work and repairs what is not as desired. It never
-touches what the bridge did not make, and leaves alone what a request is working on.
+A sweep looks at every record in dependency order: at the start, whenever the target comes (back), and every interval.
+Between sweeps single records are looked at: those that a change left in the middle, those that failed (with backoff),
+those whose bdev the target says has gone. It never touches what the bridge did not make, and leaves alone what a
+request is working on.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
-from opi_spdk_bridge import errors
+from opi_spdk_bridge import deadline, errors
+from opi_spdk_bridge.core.backoff import Backoff
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
 from opi_spdk_bridge.core.journal import in_order
@@ -24,131 +27,253 @@ from opi_spdk_bridge.core.registry import Registry
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 64  # records looked at or repaired at the same time: their calls share writes
-_LEAST_REST = 100  # a sweep may take 1/100 of the time
+_AT_ONCE = 128  # records at a time: their calls share writes, and the target's reactor is free between two batches
+_REST_FACTOR = 100  # a sweep may take 1/100 of the time
+_PATIENCE_S = 2.0  # a sweep does not wait longer for records that the target is slow with (a path to a dead array)
+_CALL_LIMIT_S = 60.0
 
 
 @dataclass(slots=True)
-class Sweep:
-    """What one sweep did."""
+class Tally:
+    """What the reconciler has done since the start."""
 
-    looked_at: int = 0
-    repaired: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    sweeps: int = 0
+    restored: int = 0
+    drifted: int = 0
+    finished: int = 0
+    failed: int = 0
+    data_losses: int = 0
+    last_sweep_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """One pass. `restoring`: the target has just come, so what is missing is no drift."""
+
+    view: Any
+    restoring: bool
+    absent: set[str] = field(default_factory=set)
+    """Kinds of which the last batch was wholly absent: the next is made without looking first."""
 
 
 class Reconciler:
-    """Owns the sweeps; `interval_s` between the end of one and the start of the next, or 100 times its duration."""
+    """Owns the sweeps; `interval_s` from the end of one to the start of the next, or 100 times its duration."""
 
-    def __init__(self, registry: Registry, catalog: Catalog, engine: Engine, target: Target, interval_s: float) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        catalog: Catalog,
+        engine: Engine,
+        target: Target,
+        interval_s: float,
+        notifications_s: float,
+    ) -> None:
         self._registry = registry
         self._catalog = catalog
         self._engine = engine
         self._target = target
         self._interval_s = interval_s
-        self._due = asyncio.Event()
+        self._notifications_s = notifications_s
+        self._wake = asyncio.Event()
+        self._came = True
         self._task: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
+        self._backoff = Backoff()
+        self._verified: set[str] = set()
+        self.tally = Tally()
         self.swept = asyncio.Event()
-        """Set once a sweep has been completed since the start."""
-        engine.on_unfinished.append(lambda _name: self.kick())
+        """Set once a sweep has been completed on the present connection."""
+        engine.on_unfinished.append(self.look_at)
 
     def start(self) -> None:
-        """Starts sweeping whenever the target is connected."""
+        """Starts working whenever the target is connected."""
         self._task = asyncio.create_task(self._run(), name="reconciler")
 
     async def close(self) -> None:
-        """Stops between two records."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """Stops; what is half done is found again at the next start."""
+        for task in [self._task, *self._looking]:
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
-    def kick(self) -> None:
-        """Asks for a sweep now."""
-        self._due.set()
+    def target_came(self) -> None:
+        """Has everything looked at now: the target is new, or may have changed while it was away."""
+        self._came = True
+        self.swept.clear()
+        self._verified.clear()
+        self._backoff.reset()
+        self._wake.set()
+
+    def look_at(self, name: str) -> None:
+        """Has one record looked at now."""
+        self._verified.discard(name)
+        self._backoff.soon(name)
+        self._wake.set()
 
     async def _run(self) -> None:
-        rest_s = self._interval_s
+        next_sweep = 0.0
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(rest_s):
-                    await self._due.wait()
-            self._due.clear()
-            if not self._target.connected:
-                continue
-            started = time.monotonic()
-            try:
-                sweep = await self.sweep()
-            except (errors.Unavailable, errors.OutcomeUnknown) as problem:
-                log.info("the sweep was broken off: %s", problem)
-                continue
-            rest_s = max(self._interval_s, _LEAST_REST * (time.monotonic() - started))
-            self.swept.set()
-            if sweep.repaired or sweep.failed:
-                log.warning(
-                    "sweep: %d resources, %d repaired, %d not repaired",
-                    sweep.looked_at, len(sweep.repaired), len(sweep.failed),
-                )  # fmt: skip
+            if self._target.connected:
+                try:
+                    if self._came or time.monotonic() >= next_sweep:
+                        restoring, self._came = self._came, False
+                        await self._notice()
+                        next_sweep = time.monotonic() + await self._timed_sweep(restoring)
+                    await self._notice()
+                    await self._retry()
+                except (errors.Unavailable, errors.OutcomeUnknown) as problem:
+                    log.info("reconciling was broken off: %s", problem)
+            await self._pause(next_sweep)
 
-    async def sweep(self) -> Sweep:
+    async def _pause(self, next_sweep: float) -> None:
+        wait_s = min(self._notifications_s, max(0.0, next_sweep - time.monotonic()))
+        if not self._target.connected:
+            wait_s = self._interval_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.01, self._backoff.next_in_s(wait_s))):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _timed_sweep(self, restoring: bool) -> float:
+        """Sweeps and returns how many seconds to rest."""
+        started, before = time.monotonic(), self.tally.restored + self.tally.drifted + self.tally.finished
+        try:
+            await self.sweep(restoring=restoring)
+        except BaseException:
+            self._came = self._came or restoring
+            raise
+        took_s = time.monotonic() - started
+        self.tally.sweeps += 1
+        self.tally.last_sweep_s = took_s
+        self.swept.set()
+        changed = self.tally.restored + self.tally.drifted + self.tally.finished - before
+        if changed or restoring:
+            log.info("swept %d resources in %.2f s: %d put right", len(self._catalog), took_s, changed)
+        return max(self._interval_s, _REST_FACTOR * took_s)
+
+    async def sweep(self, *, restoring: bool = False) -> None:
         """One pass over all records; raises Unavailable or OutcomeUnknown when the target goes away in between."""
-        sweep = Sweep()
-        view = self._target.snapshot()
+        sweep = _Sweep(self._target.snapshot(), restoring)
         records = in_order(self._catalog, list(self._registry))
-        doomed = [record for record in records if record.phase is Phase.DELETING]
+        doomed = [record for record in records if record.phase in (Phase.DELETING, Phase.DELETED)]
         for group in _by_kind(reversed(doomed)):
-            await self._each(group, sweep, view)
-        for group in _by_kind(records):
-            await self._each(group, sweep, view)
-        return sweep
+            await self._each(group, sweep)
+        for group in _by_kind(record for record in records if record.phase not in (Phase.DELETING, Phase.DELETED)):
+            await self._each(group, sweep)
 
-    async def _each(self, records: list[Record], sweep: Sweep, view: Any) -> None:
+    async def _retry(self) -> None:
+        """Looks at the records that are due."""
+        names = self._backoff.take()
+        if not names:
+            return
+        records = [record for name in names if (record := self._catalog.record(name)) is not None]
+        for name in names:
+            if self._catalog.record(name) is None:
+                self._backoff.done(name)
+        sweep = _Sweep(self._target.snapshot(), restoring=True)
+        for group in _by_kind(in_order(records, list(self._registry))):
+            await self._each(group, sweep)
+
+    async def _notice(self) -> None:
+        """Looks at what stands on bdevs that the target says have come or gone."""
+        changed = await self._target.changed_bdevs()
+        if changed is None:
+            self._verified.clear()
+            return
+        for bdev in changed:
+            for key in (f"bdev:{bdev}", f"claim:{bdev}"):
+                for record in self._catalog.holders(key):
+                    if record.phase is Phase.READY and not self._engine.at_work_on(record.name):
+                        self.look_at(record.name)
+
+    async def _each(self, records: Sequence[Record], sweep: _Sweep) -> None:
         for start in range(0, len(records), _AT_ONCE):
-            batch = records[start : start + _AT_ONCE]
-            await asyncio.gather(*(self._reconcile(record.name, sweep, view) for record in batch))
+            batch = [record for record in records[start : start + _AT_ONCE] if self._worth_a_look(record)]
+            tasks = [asyncio.create_task(self._reconcile(record.name, sweep)) for record in batch]
+            for task in tasks:
+                self._looking.add(task)
+                task.add_done_callback(self._looking.discard)
+            if tasks:
+                await asyncio.wait(tasks, timeout=_PATIENCE_S)
+            if not self._target.connected:
+                raise errors.Unavailable("the target went away during the sweep")
 
-    async def _reconcile(self, name: str, sweep: Sweep, view: Any) -> None:
+    def _worth_a_look(self, record: Record) -> bool:
+        """Not what a request is at work on, has failed just now, or the target would have told if it had gone."""
+        if self._engine.at_work_on(record.name) or self._backoff.waits(record.name):
+            return False
+        return record.name not in self._verified
+
+    async def _reconcile(self, name: str, sweep: _Sweep) -> None:
         record = self._catalog.record(name)
         if record is None:
+            self._backoff.done(name)
             return
-        sweep.looked_at += 1
         try:
-            if record.phase is not Phase.READY:
-                await self._engine.finish(name)
-                sweep.repaired.append(name)
-            else:
-                await self._compare(record, sweep, view)
-        except (errors.Unavailable, errors.OutcomeUnknown):
-            if not self._target.connected:
-                raise
-            sweep.failed.append(name)
-        except errors.BridgeError as problem:
-            sweep.failed.append(name)
-            log.warning("%s cannot be brought to what was asked: %s", name, problem)
-        except Exception:
-            sweep.failed.append(name)
-            log.exception("%s: the reconciler failed", name)
+            with deadline.limit(_CALL_LIMIT_S):
+                if record.phase is not Phase.READY:
+                    await self._engine.finish(name)
+                    self.tally.finished += 1
+                elif not await self._compare(record, sweep):
+                    return
+        except (errors.BridgeError, Exception) as problem:
+            self._failed(name, problem)
+        else:
+            self._backoff.done(name)
 
-    async def _compare(self, record: Record, sweep: Sweep, view: Any) -> None:
-        observation = await self._registry[record.kind].kind.observe(record, view)
+    async def _compare(self, record: Record, sweep: _Sweep) -> bool:
+        """Looks at a record and puts it right; False where it was left alone."""
+        kind = self._registry[record.kind].kind
+        if sweep.restoring and record.kind in sweep.absent:
+            if await self._engine.remake(record.name):
+                self._restored(record)
+                return True
+            sweep.absent.discard(record.kind)
+        observation = await kind.observe(record, sweep.view)
         if self._catalog.record(record.name) is record:
             self._catalog.show(record.name, observation.shown)
-        if observation.presence is Presence.PRESENT:
-            return
         if observation.presence is Presence.FOREIGN:
-            sweep.failed.append(record.name)
-            log.warning("%s: another's object stands in its place on the target; left alone", record.name)
+            self._failed(record.name, errors.AlreadyExists("another's object stands in its place; it is left alone"))
+            return False
+        if observation.presence is Presence.PRESENT:
+            sweep.absent.discard(record.kind)
+            if kind.announced(record):
+                self._verified.add(record.name)
+            return True
+        if observation.presence is Presence.ABSENT:
+            sweep.absent.add(record.kind)
+        await self._engine.repair(record.name, sweep.view)
+        if sweep.restoring:
+            self._restored(record)
+        else:
+            self.tally.drifted += 1
+            log.warning("%s was not as asked (%s): put right", record.name, "; ".join(observation.differences))
+            self._count_loss(record, observation.presence)
+        return True
+
+    def _restored(self, record: Record) -> None:
+        self.tally.restored += 1
+        log.debug("%s: restored", record.name)
+        self._count_loss(record, Presence.ABSENT)
+
+    def _count_loss(self, record: Record, presence: Presence) -> None:
+        if presence is Presence.ABSENT and self._registry[record.kind].kind.volatile:
+            self.tally.data_losses += 1
+            log.error("%s: DATA LOST: its volume came back empty, it lived in the target's memory", record.name)
+
+    def _failed(self, name: str, problem: Exception) -> None:
+        self._verified.discard(name)
+        if not self._target.connected:
+            self._backoff.soon(name)
             return
-        log.warning("%s is not as it should be (%s): repairing", record.name, "; ".join(observation.differences))
-        await self._engine.repair(record.name, self._target.view())
-        sweep.repaired.append(record.name)
+        self._backoff.failed(name)
+        self.tally.failed += 1
+        if isinstance(problem, errors.BridgeError):
+            log.warning("%s cannot be brought to what was asked, trying again later: %s", name, problem)
+        else:
+            log.error("%s: the reconciler failed", name, exc_info=problem)
 
 
 def _by_kind(records: Iterable[Record]) -> list[list[Record]]:
-    groups: list[list[Record]] = []
-    for record in records:
-        if groups and groups[-1][0].kind == record.kind:
-            groups[-1].append(record)
-        else:
-            groups.append([record])
-    return groups
+    return [list(group) for _, group in groupby(records, key=lambda record: record.kind)]

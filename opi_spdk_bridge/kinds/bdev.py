@@ -49,6 +49,9 @@ class BdevKind(SpdkKind[M, Bdev]):
     def ours(self, record: Record, seen: Bdev) -> bool:
         return seen.name == record.id and seen.uuid == self.uuid(record)
 
+    def announced(self, record: Record) -> bool:
+        return True
+
     async def measure(self, record: Record) -> Counters:
         return await self.bdev_counters(record.id)
 

@@ -20,6 +20,7 @@ class MallocVolumeKind(BdevKind[MallocVolume]):
     """Every field is fixed: another size would be another, empty, volume."""
 
     message = MallocVolume
+    volatile = True
     immutable: ClassVar[tuple[str, ...]] = ("block_size", "blocks_count", "metadata_size", "uuid")
 
     def check(self, resource: MallocVolume) -> None:

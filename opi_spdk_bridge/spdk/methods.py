@@ -19,6 +19,7 @@ from opi_spdk_bridge.spdk.model import (
     IoStat,
     Key,
     ListenAddress,
+    Notification,
     RemoteController,
     Subsystem,
     Transport,
@@ -33,6 +34,7 @@ IDENTIFY_BYTES = 4096
 _bdevs = TypeAdapter(list[Bdev])
 _subsystems = TypeAdapter(list[Subsystem])
 _keys = TypeAdapter(list[Key])
+_notifications = TypeAdapter(list[Notification])
 _transports = TypeAdapter(list[Transport])
 _remote_controllers = TypeAdapter(list[RemoteController])
 _vhost_controllers = TypeAdapter(list[VhostController])
@@ -45,6 +47,11 @@ def _given(**params: Any) -> dict[str, Any]:
 
 def _only(adapter: TypeAdapter[list[T]]) -> Any:
     return lambda result: adapter.validate_python(result)[0]
+
+
+def notify_get_notifications(first: int, most: int) -> Call[list[Notification]]:
+    """What happened from the number `first` on, oldest first."""
+    return Call("notify_get_notifications", {"id": first, "max": most}, _notifications.validate_python)
 
 
 # Block devices

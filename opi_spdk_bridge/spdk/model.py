@@ -52,6 +52,14 @@ class ListenAddress(_Answer):
     trsvcid: str = ""
 
 
+class Notification(_Answer):
+    """Something that happened on the target: `type` such as bdev_unregister, `ctx` the object's name."""
+
+    type: str
+    ctx: str
+    id: int
+
+
 class Transport(_Answer):
     """A transport of the NVMe-oF target (TCP, RDMA, VFIOUSER)."""
 

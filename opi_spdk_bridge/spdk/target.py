@@ -12,6 +12,9 @@ from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.steps import Step, carry_out
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
 
+_CHANGES = ("bdev_unregister", "bdev_resize")
+_NOTIFICATIONS = 512  # at a time: an answer of about 40 KB
+
 
 class Target:
     """Groups what the kinds need to work on the target."""
@@ -22,11 +25,13 @@ class Target:
         self._transports: set[str] = set()
         self._live = LiveView(client)
         self._taken_nqns: set[str] | None = None
+        self._next_notification: int | None = None
         client.on_connected.append(self._forget_knowledge)
 
     def _forget_knowledge(self) -> None:
         self._transports.clear()
         self._taken_nqns = None
+        self._next_notification = None
 
     @property
     def connected(self) -> bool:
@@ -74,6 +79,25 @@ class Target:
     def nqn_was_free(self, nqn: str) -> bool:
         """Whether the last look showed that no subsystem has this NQN."""
         return self._taken_nqns is not None and nqn not in self._taken_nqns
+
+    async def changed_bdevs(self) -> set[str] | None:
+        """Reads the target's notifications on from where the last call stopped.
+
+        The target keeps the last 1024: None after a gap, and at the first call on a connection.
+        """
+        if "notify_get_notifications" not in self.release.methods:
+            return None
+        first, changed = self._next_notification is None, set[str]()
+        complete = True
+        while True:
+            after = self._next_notification or 0
+            events = await self.client.call(methods.notify_get_notifications(after, _NOTIFICATIONS))
+            if events and events[0].id > after:
+                complete = False
+            changed.update(event.ctx for event in events if event.type in _CHANGES)
+            self._next_notification = events[-1].id + 1 if events else after
+            if len(events) < _NOTIFICATIONS:
+                return changed if complete and not first else None
 
     async def carry_out(self, steps: Sequence[Step], *, together: bool = True) -> dict[str, Any]:
         """See `steps.carry_out`."""
