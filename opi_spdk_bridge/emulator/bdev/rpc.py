@@ -1,0 +1,208 @@
+"""The methods of the bdev layer itself (lib/bdev/bdev_rpc.c)."""
+
+import asyncio
+import base64
+import struct
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from errno import EINVAL, ETIMEDOUT
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..registry import BDEV_FAILURE, INVALID_PARAMS, NVMF_FAILURE, Failure, MethodTable, RpcError, errno_error
+from ..schema import U8, U64
+from .device import IO_TYPES, RATE_LIMITS, Bdev
+from .layer import LayerOptions
+from .stat import TICKS_PER_SECOND, ResetMode, ticks
+
+if TYPE_CHECKING:
+    from ..target import Target
+
+methods = MethodTable(BDEV_FAILURE)
+
+EXAMINE_FAILURE = Failure(INVALID_PARAMS, BDEV_FAILURE.message)
+APPEAR_POLL_S = 0.1
+"""How often bdev_get_bdevs with a timeout looks whether the bdev is there."""
+IO_CACHES_MIN = 2
+"""The I/O pool must fill the caches of this many threads."""
+HISTOGRAM_BUCKETS = 128 * 57
+HISTOGRAM_GRANULARITY = 7
+
+
+@dataclass(frozen=True)
+class Name:
+    name: str
+
+
+@dataclass(frozen=True)
+class GetBdevs:
+    name: str | None = None
+    timeout: U64 = 0
+
+
+@dataclass(frozen=True)
+class GetIostat:
+    names: list[str] | None = None
+    per_channel: bool = False
+    reset_mode: Literal["all", "maxmin", "error", "none"] = "none"
+
+
+@dataclass(frozen=True)
+class ResetIostat:
+    name: str | None = None
+    mode: Literal["all", "maxmin", "error", "none"] = "all"
+
+
+@dataclass(frozen=True)
+class SetQosLimit:
+    name: str
+    rw_ios_per_sec: U64 | None = None
+    rw_mbytes_per_sec: U64 | None = None
+    r_mbytes_per_sec: U64 | None = None
+    w_mbytes_per_sec: U64 | None = None
+
+
+@dataclass(frozen=True)
+class SetQueueSampling:
+    name: str
+    period: U64
+
+
+@dataclass(frozen=True)
+class EnableHistogram:
+    name: str
+    enable: bool
+    opc: str | None = None
+    granularity: U8 = HISTOGRAM_GRANULARITY
+    min_nsec: U64 = 1000
+    max_nsec: U64 = 120_000_000_000
+
+
+@methods.partial("bdev_set_options", LayerOptions, failure=NVMF_FAILURE, startup=True, runtime=False)
+def set_options(target: "Target", given: dict[str, Any]) -> None:
+    options = replace(target.bdevs.options, **given)
+    if options.bdev_io_pool_size < options.bdev_io_cache_size * IO_CACHES_MIN:
+        pool, cache = options.bdev_io_pool_size, options.bdev_io_cache_size
+        raise RpcError(INVALID_PARAMS, f"Pool size {pool} too small for cache size {cache}")
+    target.bdevs.options = options
+
+
+@methods.plain("bdev_wait_for_examine", "bdev_wait_for_examine requires no parameters")
+def wait_for_examine(target: "Target") -> Coroutine[Any, Any, None]:
+    return asyncio.sleep(0)
+
+
+@methods.rpc("bdev_examine", Name, failure=EXAMINE_FAILURE)
+def examine(target: "Target", params: Name) -> None:
+    target.bdevs.allow_examine(params.name)
+
+
+@methods.rpc("bdev_get_bdevs", GetBdevs)
+def get_bdevs(target: "Target", params: GetBdevs) -> list[dict[str, Any]] | Coroutine[Any, Any, list[dict[str, Any]]]:
+    if params.name is None:
+        return [bdev.describe() for bdev in target.bdevs]
+    if params.timeout:
+        return _wait_for_bdev(target, params.name, params.timeout)
+    return [target.bdevs.find(params.name).describe()]
+
+
+async def _wait_for_bdev(target: "Target", name: str, timeout_ms: int) -> list[dict[str, Any]]:
+    deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+    while True:
+        try:
+            return [target.bdevs.find(name).describe()]
+        except OSError:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise errno_error(ETIMEDOUT) from None
+        await asyncio.sleep(APPEAR_POLL_S)
+
+
+@methods.rpc("bdev_get_iostat", GetIostat)
+def get_iostat(target: "Target", params: GetIostat) -> dict[str, Any]:
+    names = params.names
+    if params.per_channel and (names is None or len(names) != 1):
+        raise errno_error(EINVAL)
+    bdevs = list(target.bdevs) if names is None else [target.bdevs.find(name) for name in names]
+    answer: dict[str, Any] = {"tick_rate": TICKS_PER_SECOND, "ticks": ticks()}
+    if params.per_channel:
+        answer["name"] = bdevs[0].name
+        answer["channels"] = _channel_stats(bdevs[0], params.reset_mode)
+        return answer
+    # A bdev without channels is answered for first: collecting from a channel takes a message to its thread.
+    bdevs.sort(key=lambda bdev: bdev.channels > 0)
+    answer["bdevs"] = [_device_stat(bdev, params.reset_mode) for bdev in bdevs]
+    return answer
+
+
+def _channel_stats(bdev: Bdev, mode: ResetMode) -> list[dict[str, Any]]:
+    if not bdev.channels:
+        return []
+    answer = [{"thread_id": 2, **bdev.channel_stat.describe()}]
+    bdev.channel_stat.reset(mode)
+    return answer
+
+
+def _device_stat(bdev: Bdev, mode: ResetMode) -> dict[str, Any]:
+    answer: dict[str, Any] = {"name": bdev.name, **bdev.total_stat().describe()}
+    if bdev.queue_sampling_period_us:
+        answer["queue_depth_polling_period"] = bdev.queue_sampling_period_us
+        answer |= {"queue_depth": 0, "io_time": 0, "weighted_io_time": 0}
+    device = bdev.device_stat()
+    if device is not None:
+        answer["driver_specific"] = device
+    _reset(bdev, mode)
+    return answer
+
+
+def _reset(bdev: Bdev, mode: ResetMode) -> None:
+    bdev.stat.reset(mode)
+    bdev.channel_stat.reset(mode)
+
+
+@methods.rpc("bdev_reset_iostat", ResetIostat)
+def reset_iostat(target: "Target", params: ResetIostat) -> None:
+    if params.mode == "none":
+        return
+    for bdev in [target.bdevs.find(params.name)] if params.name is not None else list(target.bdevs):
+        _reset(bdev, params.mode)
+
+
+@methods.rpc("bdev_set_qos_limit", SetQosLimit)
+def set_qos_limit(target: "Target", params: SetQosLimit) -> Coroutine[Any, Any, None]:
+    descriptor = target.bdevs.open(params.name, writable=False)
+    try:
+        limits = {name: getattr(params, name) for name in RATE_LIMITS}
+        if all(limit is None for limit in limits.values()):
+            raise RpcError(-EINVAL, "No rate limits specified")
+        return target.bdevs.set_rate_limits(descriptor.bdev, limits)
+    except OSError as error:
+        raise RpcError(INVALID_PARAMS, f"Failed to configure rate limit: {error.strerror}") from None
+    finally:
+        target.bdevs.close(descriptor)
+
+
+@methods.rpc("bdev_set_qd_sampling_period", SetQueueSampling)
+def set_qd_sampling_period(target: "Target", params: SetQueueSampling) -> None:
+    target.bdevs.find(params.name).queue_sampling_period_us = params.period
+
+
+@methods.rpc("bdev_enable_histogram", EnableHistogram)
+def enable_histogram(target: "Target", params: EnableHistogram) -> None:
+    bdev = target.bdevs.find(params.name)
+    if params.opc is not None and params.opc not in IO_TYPES:
+        raise RpcError(BDEV_FAILURE.code, "Invalid Io type")
+    bdev.histogram = (params.opc or "") if params.enable else None
+
+
+@methods.rpc("bdev_get_histogram", Name)
+def get_histogram(target: "Target", params: Name) -> dict[str, Any]:
+    bdev = target.bdevs.find(params.name)
+    if bdev.histogram is None:
+        raise RpcError(BDEV_FAILURE.code, "Bad address")
+    counts = [0] * HISTOGRAM_BUCKETS
+    return {
+        "histogram": base64.b64encode(struct.pack(f"<{HISTOGRAM_BUCKETS}Q", *counts)).decode(),
+        "granularity": HISTOGRAM_GRANULARITY,
+        "min_range": 0,
+        "max_range": HISTOGRAM_BUCKETS // 128,
+        "tsc_rate": TICKS_PER_SECOND,
+    }

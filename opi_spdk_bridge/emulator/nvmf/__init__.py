@@ -1,0 +1,1 @@
+"""The NVMe-oF target side: transports, subsystems, and the wire that joins emulated targets."""

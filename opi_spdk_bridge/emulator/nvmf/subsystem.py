@@ -1,0 +1,388 @@
+"""Subsystems with their namespaces, hosts, listeners and controllers (lib/nvmf/subsystem.c)."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from errno import EEXIST, EINVAL, ENOENT, EPERM
+from typing import Any, Protocol, TypeVar
+
+from ..bdev.device import Descriptor
+from ..bdev.layer import BdevLayer
+from ..keyring import Key, Keyring
+from ..registry import INTERNAL_ERROR, INVALID_PARAMS, RpcError, errno_error
+from .nqn import is_valid_nqn
+from .transport import Transport
+from .trid import TransportId
+
+T = TypeVar("T")
+
+CLAIM = "NVMe-oF Target"
+GLOBAL_NSID = 2**32 - 1
+LISTENERS_MAX = 16
+CNTLID_MIN, CNTLID_MAX = 1, 0xFFEF
+INTERLEAVED_METADATA_MAX = 64
+ANA_STATES = ("optimized", "non_optimized", "inaccessible")
+
+
+@dataclass
+class SubsystemOptions:
+    """What nvmf_create_subsystem sets; `max_namespaces` is also the highest NSID and ANA group."""
+
+    serial_number: str = "0" * 20
+    model_number: str = "SPDK bdev Controller"
+    admin_label: str = ""
+    max_namespaces: int = 32
+    allow_any_host: bool = False
+    ana_reporting: bool = False
+    min_cntlid: int = CNTLID_MIN
+    max_cntlid: int = CNTLID_MAX
+    dmrsl: int = 2097152
+    wzsl: int = 12
+    passthrough: bool = False
+    enable_nssr: bool = False
+
+
+@dataclass
+class Host:
+    nqn: str
+    dhchap_key: Key | None = None
+    dhchap_ctrlr_key: Key | None = None
+    psk_key: Key | None = None
+    psk: bytes | None = None
+
+    def held_keys(self) -> tuple[Key | None, ...]:
+        return self.dhchap_key, self.dhchap_ctrlr_key, self.psk_key
+
+    def describe(self) -> dict[str, str]:
+        info = {"nqn": self.nqn}
+        if self.dhchap_key:
+            info["dhchap_key"] = self.dhchap_key.name
+        if self.dhchap_ctrlr_key:
+            info["dhchap_ctrlr_key"] = self.dhchap_ctrlr_key.name
+        return info
+
+
+@dataclass(frozen=True)
+class NamespaceOptions:
+    """What nvmf_subsystem_add_ns sets; None: taken from the bdev, NSID and ANA group 0: the first free NSID."""
+
+    nsid: int = 0
+    nguid: bytes | None = None
+    eui64: bytes | None = None
+    uuid: str | None = None
+    anagrpid: int = 0
+    no_auto_visible: bool = False
+    ptpl_file: str | None = None
+
+
+@dataclass(eq=False)
+class Namespace:
+    nsid: int
+    descriptor: Descriptor
+    nguid: bytes
+    eui64: bytes | None
+    uuid: str
+    anagrpid: int
+    always_visible: bool
+    ptpl_file: str | None
+    hosts: list[str] = field(default_factory=list)
+
+    @property
+    def bdev_name(self) -> str:
+        return self.descriptor.bdev.name
+
+    def visible_to(self, host: str) -> bool:
+        return self.always_visible or host in self.hosts
+
+    def describe(self, *, ana_reporting: bool) -> dict[str, Any]:
+        return {
+            "nsid": self.nsid,
+            "bdev_name": self.bdev_name,
+            "name": self.bdev_name,
+            "nguid": self.nguid.hex().upper(),
+            **({"eui64": self.eui64.hex().upper()} if self.eui64 and any(self.eui64) else {}),
+            "uuid": self.uuid,
+            **({"anagrpid": self.anagrpid} if ana_reporting else {}),
+        }
+
+
+@dataclass(eq=False)
+class SubsystemListener:
+    """`ana_states` holds the groups whose state differs from `ana_state`."""
+
+    trid: TransportId
+    transport: Transport
+    secure: bool
+    sock_impl: str | None
+    ana_state: str = ANA_STATES[0]
+    ana_states: dict[int, str] = field(default_factory=dict)
+
+    def state_of(self, anagrpid: int) -> str:
+        return self.ana_states.get(anagrpid, self.ana_state)
+
+
+class Controller(Protocol):
+    """A host's association with a subsystem (fabric.py)."""
+
+    cntlid: int
+    hostnqn: str
+    hostid: str
+    listen_trid: TransportId
+    peer_trid: TransportId
+    io_qpairs: int
+
+    def namespaces_changed(self) -> None: ...
+    def disconnect(self) -> None: ...
+
+
+class Subsystem:
+    """One subsystem. Changes to its namespaces and listeners are made while it is paused: a turn after the call."""
+
+    def __init__(self, nqn: str, options: SubsystemOptions, bdevs: BdevLayer, *, discovery: bool = False) -> None:
+        self.nqn = nqn
+        self.options = options
+        self.discovery = discovery
+        self.destroying = False
+        self.hosts: list[Host] = []
+        self.listeners: list[SubsystemListener] = []
+        self.controllers: list[Controller] = []
+        self._namespaces: dict[int, Namespace] = {}
+        self._lowest_free_nsid = 1
+        self._next_cntlid = options.min_cntlid
+        self._bdevs = bdevs
+
+    def change(self, operation: Callable[[], T]) -> Coroutine[Any, Any, T]:
+        """Makes a change a turn later, when the subsystem is paused, and answers what `operation` does.
+
+        An OSError of `operation` becomes "Invalid parameters", as for nearly every cause. Raises RpcError at once
+        while the subsystem is being deleted; the coroutine raises it when a deletion was asked for meanwhile, though
+        the change was made.
+        """
+        self._check_not_destroying()
+        return self._change(operation)
+
+    async def _change(self, operation: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        try:
+            answer = operation()
+        except OSError:
+            raise RpcError(INVALID_PARAMS, "Invalid parameters") from None
+        self._check_not_destroying()
+        return answer
+
+    def _check_not_destroying(self) -> None:
+        if self.destroying:
+            raise RpcError(INTERNAL_ERROR, "Internal error")
+
+    # Namespaces
+
+    def namespaces(self) -> Iterator[Namespace]:
+        return (self._namespaces[nsid] for nsid in sorted(self._namespaces))
+
+    def namespace(self, nsid: int) -> Namespace:
+        """Raises OSError: EINVAL for an NSID out of range, ENOENT for a free one."""
+        if not 0 < nsid <= self.options.max_namespaces:
+            raise errno_error(EINVAL)
+        if nsid not in self._namespaces:
+            raise errno_error(ENOENT)
+        return self._namespaces[nsid]
+
+    def add_namespace(self, bdev_name: str, options: NamespaceOptions) -> int:
+        """The NSID of the new namespace. Raises OSError for any of the target's reasons to refuse it."""
+        nsid = self._choose_nsid(options.nsid)
+        anagrpid = options.anagrpid or nsid
+        if anagrpid > self.options.max_namespaces:
+            raise errno_error(EINVAL)
+        descriptor = self._bdevs.open(bdev_name, writable=True)
+        bdev = descriptor.bdev
+        try:
+            metadata = bdev.metadata
+            if metadata.size and (not metadata.interleave or metadata.size > INTERLEAVED_METADATA_MAX):
+                raise errno_error(EINVAL)
+            if self.options.passthrough and bdev.module != "nvme":
+                raise errno_error(EINVAL)
+            self._bdevs.claim(descriptor, CLAIM)
+        except OSError:
+            self._bdevs.close(descriptor)
+            raise
+        identity = uuid.UUID(bdev.uuid).bytes
+        namespace = Namespace(
+            nsid,
+            descriptor,
+            nguid=options.nguid if options.nguid and any(options.nguid) else identity,
+            eui64=options.eui64,
+            uuid=options.uuid or bdev.uuid,
+            anagrpid=anagrpid,
+            always_visible=not options.no_auto_visible,
+            ptpl_file=options.ptpl_file,
+        )
+        descriptor.on_remove = lambda: self._hot_remove(namespace)
+        descriptor.on_resize = self.notify_controllers
+        self._bdevs.open_channel(descriptor)
+        self._namespaces[nsid] = namespace
+        self.notify_controllers()
+        return nsid
+
+    def _choose_nsid(self, wanted: int) -> int:
+        if wanted == 0:
+            while self._lowest_free_nsid in self._namespaces:
+                self._lowest_free_nsid += 1
+            wanted = self._lowest_free_nsid
+        if wanted > self.options.max_namespaces or wanted == GLOBAL_NSID or wanted in self._namespaces:
+            raise errno_error(EINVAL)
+        return wanted
+
+    def remove_namespace(self, nsid: int) -> None:
+        """Raises OSError when there is none with this NSID."""
+        namespace = self.namespace(nsid)
+        del self._namespaces[nsid]
+        self._lowest_free_nsid = min(self._lowest_free_nsid, nsid)
+        self._bdevs.release(namespace.descriptor)
+        self._bdevs.close(namespace.descriptor)
+        self.notify_controllers()
+
+    def _hot_remove(self, namespace: Namespace) -> None:
+        if self._namespaces.get(namespace.nsid) is namespace:
+            self.remove_namespace(namespace.nsid)
+
+    def set_ana_group(self, nsid: int, anagrpid: int) -> None:
+        """Raises OSError: no such namespace or group."""
+        namespace = self.namespace(nsid)
+        if not 0 < anagrpid <= self.options.max_namespaces:
+            raise errno_error(EINVAL)
+        namespace.anagrpid = anagrpid
+        self.notify_controllers()
+
+    def set_visible(self, nsid: int, host: str, *, visible: bool) -> None:
+        """Raises OSError, EPERM for a namespace that all hosts see."""
+        if not is_valid_nqn(host):
+            raise errno_error(EINVAL)
+        namespace = self.namespace(nsid)
+        if namespace.always_visible:
+            raise errno_error(EPERM)
+        if visible and host not in namespace.hosts:
+            namespace.hosts.insert(0, host)
+        elif not visible and host in namespace.hosts:
+            namespace.hosts.remove(host)
+        self.notify_controllers()
+
+    def notify_controllers(self) -> None:
+        for controller in list(self.controllers):
+            controller.namespaces_changed()
+
+    # Hosts
+
+    def find_host(self, nqn: str) -> Host | None:
+        return next((host for host in self.hosts if host.nqn == nqn), None)
+
+    def host_allowed(self, nqn: str) -> bool:
+        return self.options.allow_any_host or self.find_host(nqn) is not None
+
+    def add_host(self, host: Host) -> None:
+        """Raises OSError EINVAL: not an NQN, or allowed already."""
+        if not is_valid_nqn(host.nqn) or self.find_host(host.nqn):
+            raise errno_error(EINVAL)
+        self.hosts.insert(0, host)
+
+    def remove_host(self, nqn: str, keyring: Keyring) -> None:
+        """Lets go of the host's keys and connections. Raises OSError ENOENT."""
+        host = self.find_host(nqn)
+        if host is None:
+            raise errno_error(ENOENT)
+        self.hosts.remove(host)
+        for key in host.held_keys():
+            keyring.put(key)
+        for controller in list(self.controllers):
+            if controller.hostnqn == nqn:
+                controller.disconnect()
+
+    # Listeners
+
+    def find_listener(self, trid: TransportId) -> SubsystemListener | None:
+        wanted = trid.canonical()
+        return next((listener for listener in self.listeners if listener.trid.canonical() == wanted), None)
+
+    def add_listener(self, listener: SubsystemListener) -> None:
+        """Raises OSError: listened on already, an address that cannot be had, or too many."""
+        if self.find_listener(listener.trid):
+            raise errno_error(EEXIST)
+        listener.transport.listen(listener.trid, secure=listener.secure)
+        if len(self.listeners) >= LISTENERS_MAX:
+            listener.transport.stop_listen(listener.trid)
+            raise errno_error(EINVAL)
+        self.listeners.insert(0, listener)
+
+    def remove_listener(self, trid: TransportId) -> None:
+        """Ends the connections made through it. Raises OSError ENOENT."""
+        listener = self.find_listener(trid)
+        if listener is None:
+            raise errno_error(ENOENT)
+        self.listeners.remove(listener)
+        for controller in list(self.controllers):
+            if controller.listen_trid.canonical() == listener.trid.canonical():
+                controller.disconnect()
+        listener.transport.stop_listen(listener.trid)
+
+    def set_ana_state(self, trid: TransportId, state: str, anagrpid: int) -> None:
+        """Raises OSError EINVAL: no ANA reporting, no such group or listener."""
+        listener = self.find_listener(trid)
+        if not self.options.ana_reporting or anagrpid > self.options.max_namespaces or listener is None:
+            raise errno_error(EINVAL)
+        if anagrpid:
+            listener.ana_states[anagrpid] = state
+        else:
+            listener.ana_state = state
+            listener.ana_states.clear()
+        self.notify_controllers()
+
+    # Controllers
+
+    def add_controller(self, controller: Controller) -> None:
+        """Gives the controller its ID. Raises OSError when there is none left."""
+        taken = {other.cntlid for other in self.controllers}
+        for _ in range(self.options.max_cntlid - self.options.min_cntlid + 1):
+            cntlid, self._next_cntlid = self._next_cntlid, self._next_cntlid + 1
+            if self._next_cntlid > self.options.max_cntlid:
+                self._next_cntlid = self.options.min_cntlid
+            if cntlid not in taken:
+                controller.cntlid = cntlid
+                self.controllers.append(controller)
+                return
+        raise errno_error(EINVAL)
+
+    def destroy(self, keyring: Keyring) -> None:
+        for controller in list(self.controllers):
+            controller.disconnect()
+        for listener in list(self.listeners):
+            self.remove_listener(listener.trid)
+        for host in list(self.hosts):
+            self.remove_host(host.nqn, keyring)
+        for nsid in list(self._namespaces):
+            self.remove_namespace(nsid)
+
+    def describe(self) -> dict[str, Any]:
+        info: dict[str, Any] = {
+            "nqn": self.nqn,
+            "subtype": "Discovery" if self.discovery else "NVMe",
+            "listen_addresses": [listener.trid.describe() for listener in self.listeners],
+            "allow_any_host": self.options.allow_any_host,
+            "hosts": [host.describe() for host in self.hosts],
+        }
+        if self.discovery:
+            return info
+        options = self.options
+        label = {"admin_label": options.admin_label} if options.admin_label else {}
+        return {
+            **info,
+            "serial_number": options.serial_number,
+            "model_number": options.model_number,
+            **label,
+            "max_namespaces": options.max_namespaces,
+            "passthrough": options.passthrough,
+            "min_cntlid": options.min_cntlid,
+            "max_cntlid": options.max_cntlid,
+            "dmrsl": options.dmrsl,
+            "wzsl": options.wzsl,
+            "namespaces": [ns.describe(ana_reporting=options.ana_reporting) for ns in self.namespaces()],
+        }
