@@ -50,15 +50,14 @@ from opi_spdk_bridge.pb.storage import (
     middleend_encryption_pb2,
     middleend_qos_volume_pb2,
 )
-from opi_spdk_bridge.settings import Settings, state_folder
+from opi_spdk_bridge.settings import Settings, default_state, state_folder
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.store.base import Store
 from opi_spdk_bridge.store.memory import MemoryStore
-from opi_spdk_bridge.store.seal import MasterKey, SealedStore
-from opi_spdk_bridge.store.sqlite import SqliteStore
+from opi_spdk_bridge.store.open import open_store, sqlite_path
 
 K = TypeVar("K")
 log = logging.getLogger(__name__)
@@ -103,19 +102,32 @@ class Serving:
     services: list[str]
     spdk: str
     state: str
+    state_lost: asyncio.Event
     emulated: bool
 
 
-async def serve(settings: Settings, ready: Callable[[Serving], None]) -> None:
-    """Runs the daemon until SIGTERM or SIGINT; `ready` is called once it serves. Raises BridgeError when it cannot."""
+async def serve(settings: Settings, ready: Callable[[Serving], None], reload: Callable[[], None]) -> None:
+    """Runs the daemon until SIGTERM or SIGINT; `ready` is called once it serves, `reload` on SIGHUP.
+
+    Raises BridgeError when it cannot start, or when another bridge takes its state over.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     async with running(settings) as serving:
         ready(serving)
-        await stop.wait()
+        async with _background(_set_when(serving.state_lost, stop), "state-lost"):
+            await stop.wait()
         log.info("stopping: finishing the requests at work")
+    if serving.state_lost.is_set():
+        raise errors.FailedPrecondition(f"another bridge has taken over the state in {serving.state}")
+
+
+async def _set_when(cause: asyncio.Event, effect: asyncio.Event) -> None:
+    await cause.wait()
+    effect.set()
 
 
 @asynccontextmanager
@@ -154,7 +166,13 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         few = len(catalog) < _FEW
         follow = _follow_target(client, target, server, reconciler, few)
         await stack.enter_async_context(_background(follow, "follow-target"))
-        yield Serving(listen, server.services, address, store.address, settings.spdk is None)
+        yield Serving(listen, server.services, address, store.address, store.lost, settings.spdk is None)
+
+
+def kinds_only() -> Registry:
+    """The kinds, for work on records without a target."""
+    nowhere = Target(Client("(none)"), SharedFolder(Path(), Path()))
+    return _resources(nowhere, MemoryStore())[0]
 
 
 def _resources(target: Target, store: Store) -> tuple[Registry, Catalog, Journal]:
@@ -172,15 +190,10 @@ def _kind(registry: Registry, wanted: type[K]) -> K:
 
 def _store(settings: Settings, scratch: Path) -> tuple[Store, Path]:
     """The store that the settings ask for, and the folder beside which other files of the state live."""
-    text = settings.state or ("memory:" if settings.spdk is None else f"sqlite:{state_folder() / 'state.sqlite'}")
-    scheme, _, place = text.partition(":")
-    if scheme == "memory" and not place:
-        return MemoryStore(), scratch
-    if scheme == "sqlite" and place:
-        path = Path(place).expanduser().absolute()
-        key = MasterKey.from_file(settings.master_key_file or path.with_name(f"{path.name}.key"))
-        return SealedStore(SqliteStore(path), key), path.parent
-    raise errors.InvalidArgument(f"--state {text!r} is neither sqlite:PATH nor memory:", field="state")
+    address = settings.state or ("memory:" if settings.spdk is None else default_state())
+    path = sqlite_path(address)
+    folder = scratch if address == "memory:" else path.parent if path is not None else state_folder()
+    return open_store(address, folder, settings.master_key_file), folder
 
 
 async def _require_same_target(store: Store, address: str, settings: Settings) -> None:

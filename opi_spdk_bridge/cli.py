@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from opi_spdk_bridge import __version__, errors
-from opi_spdk_bridge.settings import ENVIRONMENT_PREFIX, Settings
+from opi_spdk_bridge.settings import ENVIRONMENT_PREFIX, Settings, default_state
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,20 +64,32 @@ def serve(**given: Any) -> None:
 
     Without --spdk an emulated target runs beside the bridge, to try things out; with it the bridge works on a real
     one: --spdk /var/tmp/spdk.sock. Each option can also be given as the environment variable in brackets, or in a
-    TOML file named by --config.
+    TOML file named by --config. SIGHUP reads them again and applies the log level.
     """
+    from opi_spdk_bridge import app, logs
+
+    settings = _settings(given)
+    logs.configure(settings.log_level)
+
+    def reload() -> None:
+        try:
+            logs.configure(_settings(given).log_level)
+        except click.UsageError as problem:
+            logging.getLogger(__name__).error("SIGHUP: the settings stay as they are: %s", problem.message)
+
+    _run(app.serve(settings, _announce, reload))
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    """The settings from flags, environment and file; raises click.UsageError naming the one that is wrong."""
     try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as problem:
         first = problem.errors()[0]
         option = "--" + str(first["loc"][0] if first["loc"] else "config").replace("_", "-")
         raise click.UsageError(f"{option}: {first['msg']}") from None
     except (OSError, ValueError) as problem:
         raise click.UsageError(f"--config: {problem}") from None
-    from opi_spdk_bridge import app, logs
-
-    logs.configure(settings.log_level)
-    _run(app.serve(settings, _announce))
 
 
 def _announce(serving: Any) -> None:
@@ -181,16 +193,71 @@ def call(method: str, request: str, address: str, timeout_s: float) -> None:
         click.echo(json.dumps(bridge.call(method, request), indent=2))
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @_address_option
-def state(address: str) -> None:
-    """Show what a running bridge manages, as a tree."""
+@click.pass_context
+def state(context: click.Context, address: str) -> None:
+    """Show what a running bridge manages, as a tree.
+
+    The commands below it work on the state itself: export also beside a running bridge, the others without one.
+    """
+    if context.invoked_subcommand is not None:
+        return
     from opi_spdk_bridge.client import Reflected
     from opi_spdk_bridge.tree import lines
 
     with Reflected(address, 30.0) as bridge:
         for line in lines(bridge):
             click.echo(line)
+
+
+def _store_options(command: F) -> F:
+    key = click.option(
+        "--master-key-file", "key_file", type=click.Path(dir_okay=False, path_type=Path),
+        help="The key that seals secrets, as given to serve.",
+    )  # fmt: skip
+    where = click.option(
+        "--state", "place", default=default_state, show_default="as serve's", envvar=f"{ENVIRONMENT_PREFIX}STATE",
+        help="The state, as given to serve: sqlite:PATH or redis://HOST:PORT/NUMBER.",
+    )  # fmt: skip
+    return where(key(command))
+
+
+@state.command("export")
+@_store_options
+@click.option("--with-secrets", is_flag=True, help="Include keys, in clear. Without them it cannot be imported.")
+@click.option("-o", "--output", type=click.File("w"), default="-", help="Where to write it; default: standard output.")
+def export(place: str, key_file: Path | None, with_secrets: bool, output: Any) -> None:
+    """Write the desired state as JSON."""
+    from opi_spdk_bridge import offline
+
+    json.dump(_run(offline.export(place, key_file, with_secrets=with_secrets)), output, indent=2)
+    output.write("\n")
+
+
+@state.command("import")
+@_store_options
+@click.argument("file", type=click.File("r"))
+@click.option("--replace", is_flag=True, help="Forget what the store has.")
+def import_(place: str, key_file: Path | None, file: Any, replace: bool) -> None:
+    """Put an exported state into a store; the bridge that serves it must not be running."""
+    from opi_spdk_bridge import offline
+
+    try:
+        exported = json.load(file)
+    except ValueError as problem:
+        raise click.ClickException(f"{file.name} is no JSON: {problem}") from None
+    count = _run(offline.import_(place, key_file, exported, replace=replace))
+    click.echo(f"imported {count} resources into {place}")
+
+
+@state.command()
+@_store_options
+def rekey(place: str, key_file: Path | None) -> None:
+    """Seal all secrets with a fresh master key; the bridge must not be running."""
+    from opi_spdk_bridge import offline
+
+    click.echo(f"all secrets are sealed with the fresh key in {_run(offline.rekey(place, key_file))}")
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -102,6 +102,12 @@ class ConnectionLost(OutcomeUnknown):
     code = code_pb2.UNAVAILABLE
 
 
+class NotStored(OutcomeUnknown):
+    """The target did it, but the store could not be told."""
+
+    code = code_pb2.UNAVAILABLE
+
+
 class AnswerTimeout(OutcomeUnknown):
     """The deadline passed while the target had the request."""
 

@@ -21,6 +21,11 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "opi-spdk-bridge"
 
 
+def default_state() -> str:
+    """The address of the state where none is given."""
+    return f"sqlite:{state_folder() / 'state.sqlite'}"
+
+
 class Settings(BaseSettings):
     """Settings of `opi-spdk-bridge serve`. Flags come before the environment, that before the file."""
 
@@ -33,8 +38,8 @@ class Settings(BaseSettings):
     listen: str = Field("127.0.0.1:50051", description="Where gRPC is served, host:port.")
     state: str | None = Field(
         None,
-        description="Where desired state is kept: sqlite:PATH or memory:. Default: a SQLite file in the state folder,"
-        " memory: with the emulated target (whose state ends with it).",
+        description="Where desired state is kept: sqlite:PATH, redis://HOST:PORT/NUMBER or memory:. Default: a SQLite"
+        " file in the state folder, memory: with the emulated target (whose state ends with it).",
     )
     resource_names: Literal["canonical", "legacy"] = Field(
         "canonical", description="Names in gRPC answers: as in the contract, or volumes/x as older clients expect."
@@ -49,7 +54,8 @@ class Settings(BaseSettings):
     )
     master_key_file: Path | None = Field(
         None,
-        description="The key that seals secrets in the state: 32 bytes, mode 0600. Default: beside the state, made.",
+        description="The key that seals secrets in the state: 32 bytes, mode 0600. Default: systemd's credential"
+        " opi-spdk-bridge.key, else OPI_BRIDGE_MASTER_KEY (base64), else a file beside the state, made.",
     )
     connect_grace_s: float = Field(
         1.0, gt=0, description="How long changes wait for a target that is away, in seconds."

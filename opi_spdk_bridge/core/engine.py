@@ -49,6 +49,10 @@ class Engine:
         while self._changes:
             await asyncio.wait(self._changes)
 
+    async def heal(self) -> None:
+        """Stores again what a store that failed may not have as it is; raises Unavailable while it still fails."""
+        await self._journal.heal(self._catalog.record)
+
     # Reading
 
     async def get(self, entry: Entry, name: str) -> Message:
@@ -237,7 +241,7 @@ class Engine:
         private = {**record.private, **{key: value for key, value in learnt.items() if key not in kind.assigned}}
         done = replace(record, phase=Phase.READY, previous=None, assigned=assigned, private=private)
         if done != record:
-            await self._journal.save(done)
+            await self._store_outcome(done.name, self._journal.save(done))
             self._catalog.put(done)
         self._catalog.show(done.name, kind.shown_when_ready(done))
         return done
@@ -252,10 +256,20 @@ class Engine:
             hidden = replace(record, phase=Phase.DELETED, stands_on=(), previous=None)
             if record.phase is not Phase.DELETED:
                 hidden = replace(hidden, name=f"{record.name}~{uuid.uuid4().hex[:8]}")
-        await self._journal.replace(record.name, hidden)
+        await self._store_outcome(record.name, self._journal.replace(record.name, hidden))
         self._catalog.remove(record.name)
         if hidden is not None:
             self._catalog.put(hidden)
+
+    async def _store_outcome(self, name: str, storing: Awaitable[None]) -> None:
+        """Raises NotStored where the store fails: the record stays as it is, and is driven to its end later."""
+        try:
+            await storing
+        except errors.BridgeError as problem:
+            self._unfinished(name)
+            raise errors.NotStored(
+                f"{name}: it was carried out but not stored ({problem.message}); repeat it"
+            ) from problem
 
     def _unfinished(self, name: str) -> None:
         for notify in self.on_unfinished:

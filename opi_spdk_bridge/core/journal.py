@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -19,6 +19,7 @@ class Journal:
     def __init__(self, store: Store, kinds: Mapping[str, AnyKind]) -> None:
         self._store = store
         self._kinds = kinds
+        self._doubtful: set[str] = set()
 
     async def load(self) -> list[Record]:
         """Every stored record."""
@@ -26,15 +27,33 @@ class Journal:
 
     async def save(self, *records: Record) -> None:
         """Returns when the records are durable; raises Unavailable."""
-        await self._store.commit([self._row(record) for record in records])
+        await self._commit(records, ())
 
     async def forget(self, *names: str) -> None:
         """Returns when the records are gone for good; raises Unavailable."""
-        await self._store.commit([], names)
+        await self._commit((), names)
 
     async def replace(self, name: str, record: Record | None) -> None:
         """Forgets `name` and, in the same step, saves the record where there is one."""
-        await self._store.commit([self._row(record)] if record is not None else [], [name])
+        await self._commit((record,) if record is not None else (), (name,))
+
+    async def exchange(self, names: Sequence[str], records: Sequence[Record]) -> None:
+        """Forgets the names and saves the records, as one change."""
+        await self._commit(records, names)
+
+    async def heal(self, current: Callable[[str], Record | None]) -> None:
+        """Stores again what a failed commit may have left otherwise than `current` has it; raises Unavailable."""
+        if self._doubtful:
+            names, self._doubtful = self._doubtful, set()
+            records = [record for name in names if (record := current(name)) is not None]
+            await self._commit(records, [name for name in names if current(name) is None])
+
+    async def _commit(self, records: Sequence[Record], names: Sequence[str]) -> None:
+        try:
+            await self._store.commit([self._row(record) for record in records], names)
+        except BaseException:  # cancelled, too: it may have been written or not
+            self._doubtful.update(names, (record.name for record in records))
+            raise
 
     def _row(self, record: Record) -> Row:
         previous = record.previous

@@ -116,6 +116,7 @@ class Reconciler:
         while True:
             if self._target.connected:
                 try:
+                    await self._engine.heal()
                     if self._came or time.monotonic() >= next_sweep:
                         restoring, self._came = self._came, False
                         await self._notice()

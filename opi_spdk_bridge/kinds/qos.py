@@ -18,6 +18,7 @@ from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
 from opi_spdk_bridge.spdk.steps import Step
 from opi_spdk_bridge.spdk.target import Target
+from opi_spdk_bridge.spdk.view import View
 
 LIMITS = "qos"  # in Record.private: the limits as the target names them, of whatever holds a volume's QoS
 
@@ -74,9 +75,8 @@ def set_limits(target: Target, graph: Graph, bdev: str, limits: Mapping[str, int
             except SpdkError as error:
                 if not error.busy:
                     raise
-                found = await target.view().bdev(bdev)
-                if not is_open(graph, bdev) and not (found and found.claimed):
-                    raise Postponed(f"the limits of bdev {bdev} wait until something opens it") from None
+            if not await is_open(target.view(), graph, bdev):
+                raise Postponed(f"the limits of bdev {bdev} wait until something opens it")
             await asyncio.sleep(pause_s)
             pause_s *= 2
         text = f"the target is still changing the limits of bdev {bdev}: try again"
@@ -97,12 +97,18 @@ def on_open(target: Target, graph: Graph, bdev: str) -> list[Step]:
     if not limits:
         return []
     call = methods.bdev_set_qos_limit(bdev, limits[0])
-    return [Step(f"bdev {bdev} has other limits", call, already=lambda _error: True)]
+    # Local, so that it leaves only when the bdev is open: within one write it would come before that.
+    return [Step(f"bdev {bdev} has other limits", lambda: target.client.call(call), already=lambda _error: True)]
 
 
-def is_open(graph: Graph, bdev: str) -> bool:
-    """Whether a resource of the bridge has the bdev open."""
-    return any(True for _ in graph.holders(f"claim:{bdev}"))
+async def is_open(view: View, graph: Graph, bdev: str) -> bool:
+    """Whether anything has I/O channels to the bdev: a claim, or a vhost device with a guest connected."""
+    found = await view.bdev(bdev)
+    if found is not None and found.claimed:
+        return True
+    devices = {record.private.get("ctrlr", record.id) for record in graph.holders(f"claim:{bdev}")}
+    seen = await asyncio.gather(*(view.vhost(device) for device in devices))
+    return any(device is not None and device.sessions for device in seen)
 
 
 def superseded(graph: Graph, record: Record, bdev: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from opi_spdk_bridge import errors
@@ -17,7 +18,15 @@ from opi_spdk_bridge.spdk.view import View
 _BDEV = "bdev"  # in Record.private: the bdev that is limited
 
 
-class QosVolumeKind(SpdkKind[QosVolume, Bdev]):
+@dataclass(frozen=True)
+class Seen:
+    """The limited bdev, and whether its limits can be changed: nothing has set them yet, or something has it open."""
+
+    bdev: Bdev
+    settable: bool
+
+
+class QosVolumeKind(SpdkKind[QosVolume, Seen]):
     """No object of its own on the target: it stands for the volume under it, whose limits it holds."""
 
     message = QosVolume
@@ -41,16 +50,19 @@ class QosVolumeKind(SpdkKind[QosVolume, Bdev]):
     def volume(self, record: Record) -> Volume | None:
         return Volume(record.private[_BDEV])
 
-    async def look(self, record: Record, view: View) -> Bdev | None:
-        return await view.bdev(record.private[_BDEV])
+    async def look(self, record: Record, view: View) -> Seen | None:
+        bdev = await view.bdev(record.private[_BDEV])
+        if bdev is None:
+            return None
+        if not qos.limits_differ(bdev, record.private[qos.LIMITS]) or not any(bdev.assigned_rate_limits.values()):
+            return Seen(bdev, settable=True)
+        return Seen(bdev, settable=await qos.is_open(view, self.graph, bdev.name))
 
-    def steps(self, record: Record, seen: Bdev | None) -> list[Step]:
+    def steps(self, record: Record, seen: Seen | None) -> list[Step]:
         limits = record.private[qos.LIMITS]
         if seen is None:
             return [self._set(record, limits)]
-        never_set = not any(seen.assigned_rate_limits.values())
-        settable = never_set or seen.claimed or qos.is_open(self.graph, record.private[_BDEV])
-        return [self._set(record, limits)] if settable and qos.limits_differ(seen, limits) else []
+        return [self._set(record, limits)] if seen.settable and qos.limits_differ(seen.bdev, limits) else []
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         if not present or qos.superseded(self.graph, record, record.private[_BDEV]):

@@ -148,6 +148,7 @@ class VhostController(_Answer):
 
     ctrlr: str
     socket: str = ""
+    sessions: tuple[Any, ...] = ()
     backend_specific: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,6 +37,10 @@ class Store(Protocol):
     @property
     def address(self) -> str:
         """Where it is, as given to --state."""
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when another bridge has taken the state over: this one must stop."""
 
     async def open(self) -> None:
         """Opens it for this process alone; raises FailedPrecondition when another has it or it is damaged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from opi_spdk_bridge.store.base import Row
@@ -15,6 +16,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
         self._settings: dict[str, str] = {}
+        self.lost = asyncio.Event()
 
     async def open(self) -> None:
         """Nothing to open."""

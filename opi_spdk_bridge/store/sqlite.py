@@ -17,34 +17,39 @@ from typing import TypeVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.store.base import Row
+from opi_spdk_bridge.store.group import Change, GroupCommit
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+# What leads from each schema version to the next; the first makes the schema.
+_MIGRATIONS = (
+    """
 CREATE TABLE records (
     name TEXT PRIMARY KEY, kind TEXT NOT NULL, phase TEXT NOT NULL, revision INTEGER NOT NULL,
     desired BLOB NOT NULL, previous BLOB, facts BLOB NOT NULL, secrets BLOB NOT NULL,
     created_at REAL NOT NULL, updated_at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
+""",
+)
 _COLUMNS = "name, kind, phase, revision, desired, previous, facts, secrets, created_at, updated_at"
 _PUT = f"INSERT OR REPLACE INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-_Change = tuple[Sequence[Row], Sequence[str], "asyncio.Future[None]"]
-
 
 class SqliteStore:
-    """Keeps rows in the file at `path`, made with its folder if need be (0600 in a 0700 folder)."""
+    """Keeps rows in the file at `path`, made with its folder if need be (0600 in a 0700 folder).
 
-    def __init__(self, path: Path) -> None:
+    `read_only` opens an existing file beside the bridge that has it.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
+        self._read_only = read_only
+        self.lost = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
         self._lock_file: int | None = None
-        self._waiting: list[_Change] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._group = GroupCommit(self._write)
 
     @property
     def address(self) -> str:
@@ -59,11 +64,7 @@ class SqliteStore:
         )
 
     async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((puts, deletes, done))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write(), name="sqlite-writer")
-        await done
+        await self._group.commit(Change(puts, deletes))
 
     async def get_setting(self, key: str) -> str | None:
         rows = await self._in_thread(
@@ -75,8 +76,7 @@ class SqliteStore:
         await self._in_thread(lambda: self._execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value)))
 
     async def close(self) -> None:
-        if self._writer is not None:
-            await self._writer
+        await self._group.drain()
         await self._in_thread(self._close)
         self._executor.shutdown()
 
@@ -86,20 +86,8 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as problem:
             raise errors.Unavailable(f"the state file {self._path} cannot be used: {problem}") from problem
 
-    async def _write(self) -> None:
-        """Writes whatever waits, as often as something waits."""
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                await self._in_thread(lambda changes=batch: self._apply(changes))  # type: ignore[misc]
-            except errors.Unavailable as problem:
-                for _, _, done in batch:
-                    if not done.done():
-                        done.set_exception(errors.Unavailable(problem.message))
-                continue
-            for _, _, done in batch:
-                if not done.done():
-                    done.set_result(None)
+    async def _write(self, changes: Sequence[Change]) -> None:
+        await self._in_thread(lambda: self._apply(changes))
 
     # In the thread
 
@@ -108,13 +96,13 @@ class SqliteStore:
             raise sqlite3.ProgrammingError("it is not open")
         return self._connection.execute(statement, values)
 
-    def _apply(self, changes: Sequence[_Change]) -> None:
+    def _apply(self, changes: Sequence[Change]) -> None:
         self._execute("BEGIN IMMEDIATE")
         try:
-            for puts, deletes, _ in changes:
-                for name in deletes:
+            for change in changes:
+                for name in change.deletes:
                     self._execute("DELETE FROM records WHERE name = ?", (name,))
-                for row in puts:
+                for row in change.puts:
                     self._execute(
                         _PUT,
                         (row.name, row.kind, row.phase, row.revision, row.desired, row.previous, row.facts, row.secrets,
@@ -127,6 +115,11 @@ class SqliteStore:
             raise
 
     def _open(self) -> None:
+        if self._read_only:
+            place = f"{self._path.as_uri()}?mode=ro"
+            self._connection = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False)
+            self._check_version(self._connection)
+            return
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._claim()
         old_mask = os.umask(0o077)
@@ -153,14 +146,17 @@ class SqliteStore:
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(found)
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > _SCHEMA_VERSION:
+        for version in range(self._check_version(connection), len(_MIGRATIONS)):
+            connection.executescript(f"BEGIN;{_MIGRATIONS[version]}PRAGMA user_version = {version + 1};COMMIT;")
+
+    def _check_version(self, connection: sqlite3.Connection) -> int:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(_MIGRATIONS):
             raise errors.FailedPrecondition(
                 f"the state file {self._path} was written by a newer bridge (schema {version}, this one knows"
-                f" {_SCHEMA_VERSION}): run that version, or another --state"
+                f" {len(_MIGRATIONS)}): run that version, or another --state"
             )
-        if version == 0:
-            connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};COMMIT;")
+        return version
 
     def _claim(self) -> None:
         """Takes the lock beside the file, so that two bridges cannot share it; it ends with the process."""
