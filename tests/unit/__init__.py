@@ -1,0 +1,1 @@
+"""What each part promises, one part at a time."""

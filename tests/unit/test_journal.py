@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opi_spdk_bridge.core.catalog import Catalog
+from opi_spdk_bridge.core.journal import Journal
+from opi_spdk_bridge.core.kind import Phase, Record
+from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeSubsystem
+from opi_spdk_bridge.store.memory import MemoryStore
+
+from .fakes import PSK, FakeTarget, SubsystemKind
+
+OTHER_PSK = PSK.replace(b"VGhp", b"XXXX")
+
+
+def journal(store: MemoryStore) -> Journal:
+    kinds: dict[str, Any] = {}
+    kinds["nvmeSubsystem"] = SubsystemKind(FakeTarget(), Catalog(kinds))
+    return Journal(store, kinds)
+
+
+def record(phase: Phase = Phase.READY, **spec: Any) -> Record:
+    return Record(
+        kind="nvmeSubsystem",
+        name="nvmeSubsystems/a",
+        desired=NvmeSubsystem(spec={"nqn": "nqn.2022-09.io.spdk:a", **spec}),
+        phase=phase,
+        revision=3,
+        created_at=1.5,
+        updated_at=2.5,
+        assigned={"spec.serial_number": "S", "spec.max_namespaces": 5},
+        private={"psk_key": "opi-1", "list": [1, None, {"x": True}]},
+        stands_on=("x/1", "y/2"),
+    )
+
+
+async def reloaded(one: Record) -> Record:
+    store = MemoryStore()
+    await journal(store).save(one)
+    (found,) = await journal(store).load()
+    return found
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("psk", [b"", PSK])
+async def test_every_phase_comes_back_as_it_was(phase: Phase, psk: bytes) -> None:
+    one = record(phase, psk=psk)
+    assert await reloaded(one) == one
+
+
+@pytest.mark.parametrize("phase", [Phase.UPDATING, Phase.DELETING])
+@pytest.mark.parametrize("before", [b"", PSK])
+@pytest.mark.parametrize("after", [b"", OTHER_PSK])
+async def test_the_record_before_an_update_comes_back_with_its_own_secret(
+    phase: Phase, before: bytes, after: bytes
+) -> None:
+    previous = replace(
+        record(psk=before), revision=2, updated_at=2.0, assigned={}, private={"psk_key": "opi-0"}, stands_on=("old/1",)
+    )
+    one = replace(record(phase, psk=after), previous=previous)
+    assert await reloaded(one) == one
+
+
+async def test_an_empty_record_before_an_update_is_not_none() -> None:
+    previous = replace(record(), desired=NvmeSubsystem())
+    one = replace(record(Phase.UPDATING), previous=previous)
+    assert await reloaded(one) == one
+
+
+@given(st.binary(min_size=8, max_size=64).filter(lambda secret: len(set(secret)) > 4))
+async def test_secrets_are_in_no_plain_column(secret: bytes) -> None:
+    store = MemoryStore()
+    old = record(psk=secret[::-1] + b"before")
+    await journal(store).save(replace(record(Phase.UPDATING, psk=secret), previous=old))
+    (row,) = await store.load()
+    plain = b"\n".join(
+        [row.name.encode(), row.kind.encode(), row.phase.encode(), row.desired, row.previous or b"", row.facts]
+    )
+    assert secret not in plain
+    assert secret[::-1] + b"before" not in plain
+    assert row.secrets
+
+
+async def test_a_record_without_secrets_has_none_to_seal() -> None:
+    store = MemoryStore()
+    await journal(store).save(record())
+    assert (await store.load())[0].secrets == b""
+
+
+async def test_a_later_save_replaces_and_forget_removes() -> None:
+    store = MemoryStore()
+    kept = journal(store)
+    await kept.save(record(Phase.CREATING), replace(record(), name="nvmeSubsystems/b"))
+    await kept.save(replace(record(), revision=4))
+    assert {(one.name, one.revision) for one in await kept.load()} == {("nvmeSubsystems/a", 4), ("nvmeSubsystems/b", 3)}
+    await kept.forget("nvmeSubsystems/a", "nvmeSubsystems/never-there")
+    assert [one.name for one in await kept.load()] == ["nvmeSubsystems/b"]
