@@ -158,9 +158,9 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
 
         await client.start()
         stack.push_async_callback(client.close)
+        stack.push_async_callback(engine.drain)
         reconciler.start()
         stack.push_async_callback(reconciler.close)
-        stack.push_async_callback(engine.drain)
         listen = await server.start()
         stack.push_async_callback(server.stop, settings.drain_s)
         few = len(catalog) < _FEW

@@ -114,6 +114,12 @@ class AnswerTimeout(OutcomeUnknown):
     code = code_pb2.DEADLINE_EXCEEDED
 
 
+class AnswerUnreadable(OutcomeUnknown):
+    """The target answered something that cannot be read."""
+
+    code = code_pb2.ABORTED
+
+
 class TargetFailure(BridgeError):
     """The target failed in a way for which no cause could be found; its own words are in the message."""
 

@@ -13,7 +13,8 @@ SECRET_KEYS = frozenset({"key", "key2", "psk", "dhchap_key", "dhchap_ctrlr_key",
 _TLS_PSK = re.compile(r"NVMeTLSkey-1:[^\s\"']*")
 _DHCHAP = re.compile(r"DHHC-1:[^\s\"']*")
 _NAMED = re.compile(
-    r"""(?i)(["']?\b(?:key2?|psk|password|token)\b["']?\s*[:=]\s*)(b?["'][^"']*["']|[A-Za-z0-9+/=]{16,})"""
+    r"""(?i)(["']?\b(?:key2?|psk|password|token)\b["']?\s*[:=]\s*)"""
+    r"""(b?"(?:[^"\\]|\\.)*"|b?'(?:[^'\\]|\\.)*'|[A-Za-z0-9+/=]{16,})"""
 )
 
 
@@ -36,8 +37,13 @@ class RedactingFilter(logging.Filter):
     """Masks the finished message of every record, tracebacks included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = text(record.getMessage())
-        record.args = None
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # a wrong format is no reason to lose what was said
+            message = f"{record.msg} {record.args!r}"
+        record.msg, record.args = text(message), None
         if record.exc_info and not record.exc_text:
-            record.exc_text = text(logging.Formatter().formatException(record.exc_info))
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = text(record.exc_text) if record.exc_text else None
+        record.stack_info = text(record.stack_info) if record.stack_info else None
         return True

@@ -138,7 +138,7 @@ def standing(catalog: Catalog, names: tuple[str, ...]) -> None:
     """Raises NotFound or Aborted unless every one of these resources exists for good."""
     for name in names:
         record = catalog.record(name)
-        if record is None or record.phase is Phase.CREATING:
+        if record is None or record.phase in (Phase.CREATING, Phase.DELETED):
             raise errors.NotFound(f"{name} does not exist", resource=name)
         if record.phase is Phase.DELETING:
             raise errors.Aborted(f"{name} is being deleted", resource=name)

@@ -134,8 +134,16 @@ class Engine:
         """Runs a change so that cancelling its caller does not tear it."""
         task = asyncio.create_task(change)
         self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+        task.add_done_callback(self._changed)
         return await asyncio.shield(task)
+
+    def _changed(self, task: asyncio.Task[Any]) -> None:
+        """Says what went wrong even when whoever asked has gone."""
+        self._changes.discard(task)
+        problem = None if task.cancelled() else task.exception()
+        if problem is not None:
+            level = logging.DEBUG if isinstance(problem, errors.BridgeError) else logging.ERROR
+            log.log(level, "a change failed: %s", problem, exc_info=problem if level == logging.ERROR else None)
 
     async def _create(self, entry: Entry, name: str, desired: Message) -> Message:
         async with self._locks.exclusive(name):
@@ -240,7 +248,7 @@ class Engine:
         assigned = {path: value for path, value in {**record.assigned, **learnt}.items() if path in kind.assigned}
         private = {**record.private, **{key: value for key, value in learnt.items() if key not in kind.assigned}}
         done = replace(record, phase=Phase.READY, previous=None, assigned=assigned, private=private)
-        if done != record:
+        if done != self._catalog.record(done.name):
             await self._store_outcome(done.name, self._journal.save(done))
             self._catalog.put(done)
         self._catalog.show(done.name, kind.shown_when_ready(done))
@@ -299,16 +307,15 @@ class Engine:
             return None
         try:
             return await self._ready(kind, record, await kind.repair(record, self._target.view()))
-        except errors.OutcomeUnknown:
-            raise
-        except errors.Unavailable:
+        except (errors.OutcomeUnknown, errors.Unavailable, errors.DeadlineExceeded):
             raise
         except errors.BridgeError as problem:
             log.warning("%s: its last change cannot be completed and is taken back: %s", record.name, problem)
             if record.previous is None:
                 await self._take_down(kind, record, self._target.view())
                 return None
-            return await self._ready(kind, record.previous, await kind.repair(record.previous, self._target.view()))
+            back = replace(record.previous, previous=replace(record, previous=None))
+            return await self._ready(kind, record.previous, await kind.repair(back, self._target.view()))
 
     async def _remake(self, name: str, make: Callable[[AnyKind, Record], Awaitable[Facts]]) -> None:
         if self._locks.locked(name):
@@ -341,13 +348,12 @@ class Engine:
         request = type(resource)()
         request.CopyFrom(resource)
         fields.strip_outputs(request)
-        kind.normalise(request)
         keep = (*kind.assigned, *kind.secrets)
         desired = fields.update(old.desired, request, mask, keep=keep, prefix=field)
+        desired = self._valid(kind, desired, field)
         for path in kind.assigned:  # what Get filled in comes back as if it had been left out
             if fields.has(desired, path) and fields.get(desired, path) == old.assigned.get(path):
                 fields.put(desired, path, None)
-        desired = self._valid(kind, desired, field)
         for path in kind.immutable:
             if _effective(old, old.desired, path) != _effective(old, desired, path):
                 text = f"{field}.{path} cannot be changed: delete {old.name} and create it anew"

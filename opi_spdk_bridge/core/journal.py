@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
 from opi_spdk_bridge.core.kind import AnyKind, Phase, Record
 from opi_spdk_bridge.store.base import Row, Store
@@ -22,8 +23,13 @@ class Journal:
         self._doubtful: set[str] = set()
 
     async def load(self) -> list[Record]:
-        """Every stored record."""
-        return [self._record(row) for row in await self._store.load()]
+        """Every stored record; raises FailedPrecondition for a state of another make."""
+        rows = await self._store.load()
+        unknown = {row.kind for row in rows} - set(self._kinds)
+        if unknown:
+            text = f"the state has resources of kinds this bridge does not know: {', '.join(sorted(unknown))}"
+            raise errors.FailedPrecondition(text)
+        return [self._record(row) for row in rows]
 
     async def save(self, *records: Record) -> None:
         """Returns when the records are durable; raises Unavailable."""

@@ -37,7 +37,8 @@ class Record:
     assigned   values of `Kind.assigned` fields that the client left open: chosen by the bridge or the target
     private    what the kind keeps for itself (the bdev under a namespace, a key's name on the target)
     stands_on  names of the resources that may not go while this one exists
-    previous   during an update, the record before it
+    previous   during an update, the record before it: what may still be there of it is to go; while an update is taken
+               back, the record that it was to become
     """
 
     kind: str

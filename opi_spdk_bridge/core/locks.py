@@ -1,6 +1,6 @@
 """Locks by resource name: one writer or many readers, first come first served.
 
-Order, so that nobody waits in a circle: a resource's own name first, then, sorted, the names it stands on.
+Order, so that nobody waits in a circle: a resource's own name first, then, at once, the names it stands on.
 """
 
 from __future__ import annotations
@@ -66,16 +66,25 @@ class NameLocks:
 
     @asynccontextmanager
     async def shared(self, names: Iterable[str]) -> AsyncIterator[None]:
-        """Keeps writers off the names; raises as `exclusive`."""
-        held: list[str] = []
+        """Keeps writers off the names; raises as `exclusive`.
+
+        All are taken in one step, once all are free: who waits for one name while holding another could be waited for.
+        """
+        wanted = set(names)
+        while (busy := next((name for name in wanted if not self._is_free(name)), None)) is not None:
+            await self._acquire(busy, exclusive=False)
+            self._release(busy, exclusive=False)
+        for name in wanted:
+            self._locks.setdefault(name, _Lock()).grant(exclusive=False)
         try:
-            for name in sorted(set(names)):
-                await self._acquire(name, exclusive=False)
-                held.append(name)
             yield
         finally:
-            for name in held:
+            for name in wanted:
                 self._release(name, exclusive=False)
+
+    def _is_free(self, name: str) -> bool:
+        lock = self._locks.get(name)
+        return lock is None or (not lock.queue and lock.grantable(exclusive=False))
 
     async def _acquire(self, name: str, exclusive: bool) -> None:
         lock = self._locks.setdefault(name, _Lock())
@@ -91,7 +100,7 @@ class NameLocks:
             if waiter.done() and not waiter.cancelled():
                 self._release(name, exclusive)
             else:
-                waiter.cancel()
+                lock.queue.remove((exclusive, waiter))
                 lock.wake()
                 self._forget_if_idle(name, lock)
             if isinstance(problem, TimeoutError):
@@ -109,5 +118,5 @@ class NameLocks:
         self._forget_if_idle(name, lock)
 
     def _forget_if_idle(self, name: str, lock: _Lock) -> None:
-        if lock.idle:
+        if lock.idle and self._locks.get(name) is lock:
             del self._locks[name]

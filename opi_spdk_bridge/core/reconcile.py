@@ -123,8 +123,10 @@ class Reconciler:
                         next_sweep = time.monotonic() + await self._timed_sweep(restoring)
                     await self._notice()
                     await self._retry()
-                except (errors.Unavailable, errors.OutcomeUnknown) as problem:
+                except errors.BridgeError as problem:
                     log.info("reconciling was broken off: %s", problem)
+                except Exception:
+                    log.exception("the reconciler failed; it goes on")
             await self._pause(next_sweep)
 
     async def _pause(self, next_sweep: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Graph, Record, Reservation, Volume
+from opi_spdk_bridge.core.kind import Graph, Phase, Record, Reservation, Volume
 from opi_spdk_bridge.core.registry import Registry
 
 _REMOTE_NAMESPACE = re.compile(r"nvmeRemoteControllers/([^/]+)/nvmeRemoteNamespaces/(\d+)")
@@ -80,7 +80,8 @@ class Volumes:
         """A volume by its bdev's name or UUID, or a volume that stands for another by its bare ID."""
         for key in (f"bdev:{identity}", f"bdev-uuid:{identity.lower()}", f"volume-id:{identity}"):
             for record in self._graph.holders(key):
-                return record
+                if record.phase is not Phase.DELETED:
+                    return record
         return None
 
     def _remote_controller(self, bdev: str) -> str:

@@ -76,7 +76,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         if subsystem is None:
             return None
         wanted = listen_address(record.desired, self.target.shared)
-        return next((address for address in subsystem.listen_addresses if _same(address, wanted)), None)
+        return next((address for address in subsystem.listen_addresses if same_address(address, wanted)), None)
 
     def together(self, record: Record) -> bool:
         return self.target.has_transport(listen_address(record.desired, self.target.shared).trtype)
@@ -201,9 +201,9 @@ def _at(address: ListenAddress) -> str:
     return f"{address.trtype} {address.traddr} {address.trsvcid}".rstrip()
 
 
-def _same(one: ListenAddress, other: ListenAddress) -> bool:
-    return (one.trtype.upper(), one.traddr.lower(), one.trsvcid) == (
+def same_address(one: ListenAddress, other: ListenAddress) -> bool:
+    """Whether two listeners are one, whatever the case of letters."""
+    return one.trsvcid == other.trsvcid and (one.trtype.upper(), one.traddr.lower()) == (
         other.trtype.upper(),
         other.traddr.lower(),
-        other.trsvcid,
     )

@@ -12,7 +12,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
 from opi_spdk_bridge.kinds import keys, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.kinds.nvme_controller import address_reservation, is_pcie, listen_address
+from opi_spdk_bridge.kinds.nvme_controller import address_reservation, is_pcie, listen_address, same_address
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeSubsystem, NvmeSubsystemSpec
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import Subsystem
@@ -83,8 +83,10 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         return self.target.nqn_was_free(record.desired.spec.nqn)
 
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
+        if seen is not None and record.previous is not None:
+            return self._finish_amendment(record, record.previous, seen)
         spec: NvmeSubsystemSpec = record.desired.spec
-        hosts = {host.nqn for host in seen.subsystem.hosts} if seen else set()
+        hosts = _hosts(seen)
         steps: list[Step] = []
         if spec.psk and (seen is None or not seen.has_key or spec.hostnqn not in hosts):
             steps += keys.add(record, self.target, spec.psk)
@@ -96,16 +98,38 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
             steps.append(self._add_host(record))
         return steps
 
+    def _finish_amendment(self, record: Record, other: Record, seen: Seen) -> list[Step]:
+        """From somewhere between two states to the one: hosts do not show their keys, nor listeners whether they are
+        secure, so where those differ they are made anew."""
+        before, after = other.desired.spec, record.desired.spec
+        new_key = other.private.get(keys.NAME) != record.private.get(keys.NAME)
+        hosts = _hosts(seen)
+        steps = keys.add(record, self.target, after.psk)
+        listeners = self._listeners(record) if bool(before.psk) != bool(after.psk) else []
+        present = [child for child in listeners if self._listens(child, seen)]
+        steps += [self._drop_listener(record, child, bool(before.psk)) for child in present]
+        for state in (other, record):
+            hostnqn = state.desired.spec.hostnqn
+            if hostnqn in hosts and (hostnqn != after.hostnqn or new_key):
+                hosts.discard(hostnqn)
+                steps.append(self._drop_host(state))
+        if after.hostnqn and after.hostnqn not in hosts:
+            steps.append(self._add_host(record))
+        if seen.subsystem.allow_any_host == bool(after.hostnqn):
+            steps.append(self._allow_any_host(after.nqn, not after.hostnqn))
+        steps += [self._add_listener(record, child, bool(after.psk)) for child in listeners]
+        return [*steps, *(keys.remove(other, self.target) if new_key else [])]
+
     def removal(self, record: Record, present: bool) -> list[Step]:
         nqn = record.desired.spec.nqn
         delete = Step(f"subsystem {nqn} is still there", methods.nvmf_delete_subsystem(nqn), already=gone)
-        return [*([delete] if present else []), *keys.remove(record, self.target)]
+        other = keys.remove(record.previous, self.target) if record.previous is not None else []
+        return [*([delete] if present else []), *keys.remove(record, self.target), *other]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         before, after = old.desired.spec, new.desired.spec
-        children = [child for child in self.graph.dependents(new.name) if isinstance(child.desired, NvmeController)]
-        self._require_fit(new, children)
-        listeners = [child for child in children if bool(before.psk) != bool(after.psk)]
+        self._require_fit(new)
+        listeners = self._listeners(new) if bool(before.psk) != bool(after.psk) else []
         hosts_change = before.hostnqn != after.hostnqn or old.private.get(keys.NAME) != new.private.get(keys.NAME)
         new_key = old.private.get(keys.NAME) != new.private.get(keys.NAME)
         steps = keys.add(new, self.target, after.psk) if after.psk and new_key else []
@@ -122,10 +146,17 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         steps += [self._add_listener(new, child, bool(after.psk)) for child in listeners]
         return [*steps, *(keys.remove(old, self.target) if before.psk and new_key else [])]
 
-    def _require_fit(self, new: Record, children: list[Record]) -> None:
+    def _listeners(self, record: Record) -> list[Record]:
+        return [child for child in self.graph.dependents(record.name) if isinstance(child.desired, NvmeController)]
+
+    def _listens(self, child: Record, seen: Seen) -> bool:
+        wanted = listen_address(child.desired, self.target.shared)
+        return any(same_address(address, wanted) for address in seen.subsystem.listen_addresses)
+
+    def _require_fit(self, new: Record) -> None:
         """Refuses a host or key that a controller of the subsystem cannot have."""
         spec = new.desired.spec
-        for child in children:
+        for child in self._listeners(new):
             if is_pcie(child.desired) and spec.hostnqn:
                 text = f"{child.name} is a PCIe controller, which knows neither host nor key: delete it first"
                 raise errors.FailedPrecondition(text, field="spec.hostnqn", resource=child.name)
@@ -193,3 +224,7 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     def _drop_listener(self, record: Record, child: Record, secure: bool) -> Step:
         added = self._add_listener(record, child, secure)
         return Step(f"{child.name} still listens the old way", added.undo or added.do, added.do)
+
+
+def _hosts(seen: Seen | None) -> set[str]:
+    return {host.nqn for host in seen.subsystem.hosts} if seen is not None else set()

@@ -11,8 +11,8 @@ import zlib
 
 from opi_spdk_bridge import errors
 
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_NQN_DATE = re.compile(rf"nqn\.[0-9]{{4}}-(?:0[1-9]|1[0-2])\.{_LABEL}(?:\.{_LABEL})*(?::.+)?", re.DOTALL)
+_LABEL = r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NQN_DATE = re.compile(rf"nqn\.[0-9]{{4}}-(?:0[1-9]|1[0-2])\.{_LABEL}(?:\.{_LABEL})*:.+", re.DOTALL)
 _NQN_UUID = re.compile(r"nqn\.2014-08\.org\.nvmexpress:uuid:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _UUID_PREFIX = "nqn.2014-08.org.nvmexpress:uuid:"
 _DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
@@ -48,8 +48,12 @@ def printable_ascii(value: str, longest: int, field: str) -> None:
 def uuid(value: str, field: str) -> str:
     """The canonical spelling (lower case, with dashes) of a UUID written with or without dashes."""
     if re.fullmatch(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}", value):
-        return str(uuids.UUID(value))
-    raise errors.InvalidArgument(f"{field} {value[:80]!r} is not a UUID (8-4-4-4-12 hexadecimal digits)", field=field)
+        parsed = uuids.UUID(value)
+        if parsed.int:
+            return str(parsed)
+    raise errors.InvalidArgument(
+        f"{field} {value[:80]!r} is not a UUID (8-4-4-4-12 hexadecimal digits, not all zero)", field=field
+    )
 
 
 def nguid(value: str, field: str) -> str:

@@ -68,7 +68,7 @@ class _Connection(asyncio.Protocol):
     def submit(self, call: Call[Any], timeout_s: float) -> asyncio.Future[Any]:
         """Queues the request for the write at the end of this turn of the loop."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        if self.closed.done():
+        if self.closed.done() or self._transport is None or self._transport.is_closing():
             future.set_exception(errors.Unavailable("the SPDK target has closed the connection"))
             return future
         self._next_id += 1
@@ -101,8 +101,10 @@ class _Connection(asyncio.Protocol):
     def _answer(self, line: bytes) -> None:
         try:
             answer = orjson.loads(line)
+            error = answer.get("error")
+            refusal = None if error is None else (int(error["code"]), str(error["message"]))
             waiting = self._in_flight.pop(answer["id"], None)
-        except (ValueError, KeyError, TypeError):
+        except (AttributeError, ValueError, KeyError, TypeError):
             log.error("the SPDK target sent what is not a JSON-RPC answer (%d bytes): reconnecting", len(line))
             self.close()
             return
@@ -111,9 +113,8 @@ class _Connection(asyncio.Protocol):
         waiting.timer.cancel()
         if waiting.future.done():
             return
-        error = answer.get("error")
-        if error is not None:
-            waiting.future.set_exception(SpdkError(waiting.call.method, error["code"], error["message"]))
+        if refusal is not None:
+            waiting.future.set_exception(SpdkError(waiting.call.method, *refusal))
             return
         try:
             waiting.future.set_result(waiting.call.read(answer.get("result")))
@@ -121,8 +122,8 @@ class _Connection(asyncio.Protocol):
             waiting.future.set_exception(judged)
         except Exception as problem:  # the reader is given whatever the target sent
             log.error("%s answered something unexpected: %s", waiting.call.method, type(problem).__name__)
-            unexpected = errors.TargetFailure(f"the SPDK target's answer to {waiting.call.method} has an unknown shape")
-            waiting.future.set_exception(unexpected)
+            text = f"the SPDK target's answer to {waiting.call.method} has an unknown shape"
+            waiting.future.set_exception(errors.AnswerUnreadable(text))
 
     def _time_out(self, number: int, timeout_s: float) -> None:
         waiting = self._in_flight.pop(number, None)
@@ -165,7 +166,7 @@ class Client:
     def __init__(self, address: str, *, connect_grace_s: float = 1.0, call_timeout_s: float = 30.0) -> None:
         self.address = address
         self._connect_grace_s = connect_grace_s
-        self._call_timeout_s = call_timeout_s
+        self.call_timeout_s = call_timeout_s
         self._connection: _Connection | None = None
         self._release: Release | None = None
         self._connected = asyncio.Event()
@@ -222,7 +223,7 @@ class Client:
         The future ends in the result, an SpdkError, or one of Unavailable, DeadlineExceeded (nothing was sent) and
         ConnectionLost, AnswerTimeout (outcome unknown).
         """
-        timeout_s = deadline.remaining_s(self._call_timeout_s)
+        timeout_s = deadline.remaining_s(self.call_timeout_s)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._connection is None or not self._connected.is_set():
             future.set_exception(self.unavailable())
@@ -244,26 +245,26 @@ class Client:
                 connection = await self._connect()
                 if connection is not None and await self._shake_hands(connection):
                     delay_s = _FIRST_DELAY_S
-                    await connection.closed
+                    await asyncio.shield(connection.closed)
                     self._lost()
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
                 delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
         finally:
+            self._connected.clear()
             if self._connection is not None:
                 self._connection.close()
-                await self._connection.closed
-            self._connected.clear()
+                await asyncio.shield(self._connection.closed)
 
     async def _connect(self) -> _Connection | None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._call_timeout_s):
+            async with asyncio.timeout(self.call_timeout_s):
                 if "/" in self.address:
                     _, self._connection = await loop.create_unix_connection(_Connection, self.address)
                 else:
                     host, _, port = self.address.rpartition(":")
                     _, self._connection = await loop.create_connection(_Connection, host.strip("[]"), int(port))
-        except (OSError, TimeoutError) as problem:
+        except (OSError, OverflowError, TimeoutError, ValueError) as problem:
             self._reason = str(problem) or "no answer to the connection attempt"
             return None
         return self._connection
@@ -276,12 +277,12 @@ class Client:
             Call("rpc_get_methods", None, frozenset),
         ]
         try:
-            answers = [connection.submit(call, self._call_timeout_s) for call in calls]
+            answers = [connection.submit(call, self.call_timeout_s) for call in calls]
             _, version, methods = await asyncio.gather(*answers)
         except (SpdkError, errors.BridgeError) as problem:
             self._reason = f"it does not finish its start: {problem}"
             connection.close()
-            await connection.closed
+            await asyncio.shield(connection.closed)
             return False
         self._release = Release(version, methods)
         self._connected.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -65,7 +66,8 @@ class SharedFolder:
                 if target_uid is not None and target_uid != os.fstat(file.fileno()).st_uid:
                     os.chown(file.fileno(), target_uid, -1)
         except OSError as problem:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             raise errors.FailedPrecondition(
                 f"the key file for the SPDK target cannot be written in {path.parent}: {problem.strerror}. The target"
                 f" reads only key files of its own user (uid {target_uid}): run it and the bridge under one uid."

@@ -20,6 +20,7 @@ from opi_spdk_bridge.spdk.errors import SpdkError, undiagnosed
 log = logging.getLogger(__name__)
 
 UNDO_TIMEOUT_S = 10.0
+_NEVER_SENT = (errors.Unavailable, errors.DeadlineExceeded)
 
 Local = Callable[[], Awaitable[Any]]
 """Work that is not one call: a key file, a folder, a call with a second try. Raises BridgeError or SpdkError."""
@@ -90,14 +91,12 @@ async def carry_out(client: Client, steps: Sequence[Step], *, together: bool = T
         if unknown:
             raise unknown[0]
         for step, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, SpdkError) and step.already(outcome):
+            if not isinstance(outcome, BaseException) or (isinstance(outcome, SpdkError) and step.already(outcome)):
                 continue
-            if isinstance(outcome, SpdkError | errors.BridgeError):
-                await _undo(client, done)
+            await _undo(client, done)
+            if isinstance(outcome, SpdkError | errors.BridgeError) and not isinstance(outcome, _NEVER_SENT):
                 raise StepFailed(step, outcome)
-            if isinstance(outcome, BaseException):
-                await _undo(client, done)
-                raise outcome
+            raise outcome
     return learnt
 
 
@@ -114,14 +113,15 @@ def _groups(steps: Sequence[Step], together: bool) -> list[list[Step]]:
 
 
 async def _run(client: Client, steps: Sequence[Step]) -> list[Any]:
+    """The steps' results or errors; raises only when it is cancelled."""
     first = steps[0].do
     if not isinstance(first, Call):
         return list(await asyncio.gather(first(), return_exceptions=True))
-    await client.ready()
+    try:
+        await client.ready()
+    except errors.BridgeError as problem:
+        return [problem] * len(steps)
     answers = [client.submit(step.do) for step in steps if isinstance(step.do, Call)]
-    if len(answers) > 1:
-        await asyncio.wait(answers)
-        return [answer.exception() or answer.result() for answer in answers]
     return list(await asyncio.gather(*answers, return_exceptions=True))
 
 

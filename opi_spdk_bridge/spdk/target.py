@@ -7,6 +7,7 @@ from typing import Any
 
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Client
+from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.steps import Step, carry_out
@@ -91,7 +92,10 @@ class Target:
         complete = True
         while True:
             after = self._next_notification or 0
-            events = await self.client.call(methods.notify_get_notifications(after, _NOTIFICATIONS))
+            try:
+                events = await self.client.call(methods.notify_get_notifications(after, _NOTIFICATIONS))
+            except SpdkError:
+                return None
             if events and events[0].id > after:
                 complete = False
             changed.update(event.ctx for event in events if event.type in _CHANGES)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol, TypeVar
 
+from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call, Client
-from opi_spdk_bridge.spdk.errors import SpdkError
+from opi_spdk_bridge.spdk.errors import SpdkError, undiagnosed
 from opi_spdk_bridge.spdk.model import Bdev, IoStat, Key, RemoteController, Subsystem, VhostController
 
 T = TypeVar("T")
@@ -70,14 +71,18 @@ class LiveView:
         key = (call.method, name)
         answer: asyncio.Future[T] | None = self._asking.get(key)
         if answer is None:
-            answer = self._asking[key] = self._client.submit(call)
+            with deadline.limit(self._client.call_timeout_s):  # others may come to wait longer than who asks first
+                answer = self._asking[key] = self._client.submit(call)
             answer.add_done_callback(lambda done: self._forget(key, done))
         try:
-            return await asyncio.shield(answer)
+            async with asyncio.timeout(deadline.remaining_s(self._client.call_timeout_s)):
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            raise errors.AnswerTimeout(f"the SPDK target did not answer {call.method} in time") from None
         except SpdkError as error:
             if error.gone:
                 return None
-            raise
+            raise undiagnosed(error) from error
 
     def _forget(self, key: tuple[str, str], done: asyncio.Future[Any]) -> None:
         if not self._keeps and self._asking.get(key) is done:

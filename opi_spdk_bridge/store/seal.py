@@ -61,7 +61,8 @@ class MasterKey:
     def open(self, name: str, sealed: bytes) -> bytes:
         """Decrypts; raises FailedPrecondition for another key or a changed row."""
         nonce, text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
-        for cipher in self._ciphers if sealed[:1] == _FORMAT else ():
+        readable = sealed[:1] == _FORMAT and len(nonce) == _NONCE_BYTES
+        for cipher in self._ciphers if readable else ():
             with contextlib.suppress(InvalidTag):
                 return cipher.decrypt(nonce, text, name.encode())
         raise errors.FailedPrecondition(
@@ -79,6 +80,11 @@ def write_key_file(path: Path, keys: Sequence[bytes]) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class SealedStore:

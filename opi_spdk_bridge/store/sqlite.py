@@ -83,7 +83,7 @@ class SqliteStore:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-        except (sqlite3.Error, OSError) as problem:
+        except (sqlite3.Error, OSError, RuntimeError) as problem:
             raise errors.Unavailable(f"the state file {self._path} cannot be used: {problem}") from problem
 
     async def _write(self, changes: Sequence[Change]) -> None:
@@ -109,7 +109,7 @@ class SqliteStore:
                          row.created_at, row.updated_at),
                     )  # fmt: skip
             self._execute("COMMIT")
-        except sqlite3.Error:
+        except BaseException:
             if self._connection is not None and self._connection.in_transaction:
                 self._execute("ROLLBACK")
             raise
@@ -122,14 +122,13 @@ class SqliteStore:
             return
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._claim()
-        old_mask = os.umask(0o077)
         try:
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        finally:
-            os.umask(old_mask)
-        self._connection = connection
-        try:
-            self._prepare(connection)
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._prepare(self._connection)
+        except (sqlite3.OperationalError, OSError):  # no room, no permission, locked: nothing is wrong with the file
+            self._close()
+            raise
         except sqlite3.DatabaseError as problem:
             self._close()
             raise errors.FailedPrecondition(
