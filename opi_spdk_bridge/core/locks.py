@@ -6,6 +6,7 @@ Order, so that nobody waits in a circle: a resource's own name first, then, at o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -100,7 +101,8 @@ class NameLocks:
             if waiter.done() and not waiter.cancelled():
                 self._release(name, exclusive)
             else:
-                lock.queue.remove((exclusive, waiter))
+                with contextlib.suppress(ValueError):  # a release in the same turn has dropped it already
+                    lock.queue.remove((exclusive, waiter))
                 lock.wake()
                 self._forget_if_idle(name, lock)
             if isinstance(problem, TimeoutError):

@@ -180,7 +180,13 @@ class Reconciler:
 
     async def _notice(self) -> None:
         """Looks at what stands on bdevs that the target says have come or gone."""
-        changed = await self._target.changed_bdevs()
+        try:
+            changed = await self._target.changed_bdevs()
+        except errors.BridgeError:
+            raise
+        except Exception:
+            log.exception("the target's notifications cannot be read")
+            changed = None
         if changed is None:
             self._verified.clear()
             return

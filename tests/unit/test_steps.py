@@ -274,9 +274,8 @@ async def test_a_deadline_that_passes_before_the_next_write_undoes_what_was_done
     async def take_long() -> None:
         await asyncio.sleep(0.06)
 
-    with deadline.limit(0.05), pytest.raises(StepFailed) as failed:
+    with deadline.limit(0.05), pytest.raises(errors.DeadlineExceeded):
         await carry_out(client, [step("a"), Step("x", take_long), step("b")])
-    assert isinstance(failed.value.undiagnosed(), errors.DeadlineExceeded)
     assert target.methods == ["do_a", "undo_a"]
 
 
