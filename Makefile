@@ -37,7 +37,7 @@ chaos: $(VENV)/installed-dev ## kill bridge and target under load for SECONDS, a
 lock: $(VENV)/installed-dev ## pin the newest packages that pyproject.toml allows
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
-		--no-emit-trusted-host --upgrade --extra uvloop --extra redis --build-deps-for wheel \
+		--no-emit-trusted-host --upgrade --extra uvloop --extra redis --extra otel --build-deps-for wheel \
 		--output-file requirements.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --upgrade --all-extras --all-build-deps \

@@ -14,10 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from opi_spdk_bridge import errors, inventory
+from starlette.routing import Route
+
+from opi_spdk_bridge import errors, inventory, traces
 from opi_spdk_bridge.api.bind import bind
 from opi_spdk_bridge.api.extras import extras
+from opi_spdk_bridge.api.gateway import HttpServer
+from opi_spdk_bridge.api.health import Check
 from opi_spdk_bridge.api.interceptors import Requests
+from opi_spdk_bridge.api.metrics import Metrics, Scrape
+from opi_spdk_bridge.api.page import Page, TargetState
 from opi_spdk_bridge.api.server import GrpcServer
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
@@ -36,8 +42,10 @@ from opi_spdk_bridge.kinds.nvme_remote_controller import NvmeRemoteControllerKin
 from opi_spdk_bridge.kinds.nvme_subsystem import NvmeSubsystemKind
 from opi_spdk_bridge.kinds.qos_volume import QosVolumeKind
 from opi_spdk_bridge.kinds.remote_namespaces import RemoteNamespaces
+from opi_spdk_bridge.kinds.statistics import Statistics
 from opi_spdk_bridge.kinds.virtio_blk import VirtioBlkKind
 from opi_spdk_bridge.kinds.virtio_scsi import VirtioScsiControllerKind, VirtioScsiLunKind, VirtioScsiTargetKind
+from opi_spdk_bridge.observer import Observer, Observers
 from opi_spdk_bridge.pb.inventory import inventory_pb2
 from opi_spdk_bridge.pb.storage import (
     backend_aio_pb2,
@@ -99,6 +107,7 @@ class Serving:
     """A daemon that is up: where it listens, which services it offers, and how it reaches the target."""
 
     listen: list[str]
+    http: list[str]
     services: list[str]
     spdk: str
     state: str
@@ -143,7 +152,14 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         shared = SharedFolder.parse(settings.spdk_shared_dir or str(folder / "shared"))
         shared.prepare()
 
-        client = Client(address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s)
+        metrics = Metrics()
+        observer = _observer(metrics, stack)
+        client = Client(
+            address,
+            connect_grace_s=settings.connect_grace_s,
+            call_timeout_s=settings.call_timeout_s,
+            observer=observer,
+        )
         target = Target(client, shared)
         registry, catalog, journal = _resources(target, store)
         for record in in_order(await journal.load(), list(registry)):
@@ -151,10 +167,30 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         engine = Engine(registry, catalog, journal, target)
         reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s, settings.notifications_s)
         services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
-        requests = Requests(settings.max_requests, settings.request_timeout_s, settings.resource_names == "legacy")
+        requests = Requests(
+            settings.max_requests, settings.request_timeout_s, settings.resource_names == "legacy", observer
+        )
         remote = RemoteNamespaces(target, catalog, _kind(registry, NvmeRemoteControllerKind))
         others = extras(remote, lambda: asyncio.to_thread(inventory.read))
-        server = GrpcServer(bind(services, engine, registry, others), requests, [settings.listen])
+        methods = bind(services, engine, registry, others)
+        server = GrpcServer(methods, requests, [settings.listen])
+        checks = _checks(client, store, reconciler)
+        page = Page(registry, catalog, engine, checks, lambda: _target_state(client))
+        scrape = Scrape(
+            metrics,
+            catalog,
+            reconciler,
+            lambda: (client.connected, client.connections),
+            Statistics(target, catalog, registry).read,
+            settings.metrics_ttl_s,
+        )
+        http = HttpServer(
+            methods,
+            requests,
+            [settings.http] if settings.http else [],
+            checks,
+            [*page.routes(), Route("/metrics", scrape.answer)],
+        )
 
         await client.start()
         stack.push_async_callback(client.close)
@@ -163,10 +199,35 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         stack.push_async_callback(reconciler.close)
         listen = await server.start()
         stack.push_async_callback(server.stop, settings.drain_s)
+        http_listen = await http.start()
+        stack.push_async_callback(http.stop, settings.drain_s)
         few = len(catalog) < _FEW
         follow = _follow_target(client, target, server, reconciler, few)
         await stack.enter_async_context(_background(follow, "follow-target"))
-        yield Serving(listen, server.services, address, store.address, store.lost, settings.spdk is None)
+        yield Serving(listen, http_listen, server.services, address, store.address, store.lost, settings.spdk is None)
+
+
+def _observer(metrics: Metrics, stack: AsyncExitStack) -> Observer:
+    """Metrics, and traces where they are on; what is still to be sent goes out when the stack unwinds."""
+    tracing = traces.observer()
+    if tracing is None:
+        return metrics
+    observer, finish = tracing
+    stack.push_async_callback(asyncio.to_thread, finish)
+    return Observers([metrics, observer])
+
+
+def _checks(client: Client, store: Store, reconciler: Reconciler) -> list[Check]:
+    """What must hold for changes to be carried out."""
+    return [
+        Check("target connected", lambda: client.connected, f"the SPDK target at {client.address} does not answer"),
+        Check("state open", lambda: not store.lost.is_set(), f"another bridge has taken over {store.address}"),
+        Check("first sweep done", reconciler.swept.is_set, "the target has not been compared with the state yet"),
+    ]
+
+
+def _target_state(client: Client) -> TargetState:
+    return TargetState(client.address, client.connected, client.release.version if client.connected else "")
 
 
 def kinds_only() -> Registry:

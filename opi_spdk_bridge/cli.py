@@ -69,11 +69,12 @@ def serve(**given: Any) -> None:
     from opi_spdk_bridge import app, logs
 
     settings = _settings(given)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
 
     def reload() -> None:
         try:
-            logs.configure(_settings(given).log_level)
+            fresh = _settings(given)
+            logs.configure(fresh.log_level, fresh.log_format)
         except click.UsageError as problem:
             logging.getLogger(__name__).error("SIGHUP: the settings stay as they are: %s", problem.message)
 

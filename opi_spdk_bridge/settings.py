@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         description="The SPDK target's JSON-RPC socket: a Unix path or host:port. Without it an emulated target runs.",
     )
     listen: str = Field("127.0.0.1:50051", description="Where gRPC is served, host:port.")
+    http: str = Field("", description="Where HTTP/JSON and the page are served, host:port; empty: nowhere.")
     state: str | None = Field(
         None,
         description="Where desired state is kept: sqlite:PATH, redis://HOST:PORT/NUMBER or memory:. Default: a SQLite"
@@ -69,6 +70,10 @@ class Settings(BaseSettings):
     notifications_s: float = Field(2.0, gt=0, description="Seconds between two looks at the target's notifications.")
     drain_s: float = Field(10.0, gt=0, description="How long a shutdown waits for requests at work, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="How it is logged: for people, as JSON, or by whether it goes to a terminal."
+    )
+    metrics_ttl_s: float = Field(5.0, ge=0, description="How long what metrics read from the target is good for.")
     config: Path | None = Field(None, description="A TOML file with these settings.")
 
     @classmethod

@@ -6,7 +6,8 @@ import logging
 import re
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
@@ -14,6 +15,7 @@ from google.rpc import code_pb2, status_pb2
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.naming import legacy_names
+from opi_spdk_bridge.observer import NoObserver, Observer
 
 log = logging.getLogger("opi_spdk_bridge.requests")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -26,6 +28,8 @@ class Caller:
     peer: str
     request_id: str
     timeout_s: float | None
+    carrier: Mapping[str, str] = field(default_factory=dict)
+    """The client's metadata or headers, which may name a trace."""
 
 
 def request_id(given: str | None) -> str:
@@ -44,7 +48,8 @@ class Failed(Exception):
 class Requests:
     """Runs requests; at most `most_at_once` at a time, each for at most `timeout_s` unless its caller gives less."""
 
-    def __init__(self, most_at_once: int, timeout_s: float, legacy: bool) -> None:
+    def __init__(self, most_at_once: int, timeout_s: float, legacy: bool, observer: Observer | None = None) -> None:
+        self._observer = observer or NoObserver()
         self._most_at_once = most_at_once
         self._timeout_s = timeout_s
         self._legacy = legacy
@@ -53,26 +58,30 @@ class Requests:
     async def run(self, method: Method, request: Message, caller: Caller, *, canonical: bool = False) -> Message:
         """Carries out the request; raises Failed. `canonical`: names in the answer are so in any setting."""
         started = time.monotonic()
-        code = code_pb2.OK
-        try:
-            answer = await self._admitted(method, request, caller)
-            return legacy_names(answer) if self._legacy and not canonical else answer
-        except Failed as failure:
-            code = failure.status.code
-            raise
-        except BaseException:
-            code = code_pb2.CANCELLED
-            raise
-        finally:
-            log.info(
-                "%s %s %s %.1f ms %s %s",
-                method.name,
-                subject(request),
-                code_pb2.Code.Name(code),
-                1e3 * (time.monotonic() - started),
-                caller.peer,
-                caller.request_id,
-            )
+        code = "OK"
+        with self._observer.request(method.service, method.name, caller.carrier) as ended:
+            try:
+                answer = await self._admitted(method, request, caller)
+                return legacy_names(answer) if self._legacy and not canonical else answer
+            except Failed as failure:
+                code = code_pb2.Code.Name(failure.status.code)
+                raise
+            except BaseException:
+                code = "CANCELLED"
+                raise
+            finally:
+                ended(code)
+                log.info(
+                    "request",
+                    extra={
+                        "method": method.name,
+                        "resource": subject(request),
+                        "code": code,
+                        "duration_ms": round(1e3 * (time.monotonic() - started), 2),
+                        "peer": caller.peer,
+                        "request_id": caller.request_id,
+                    },
+                )
 
     async def _admitted(self, method: Method, request: Message, caller: Caller) -> Message:
         if self._at_work >= self._most_at_once:
@@ -80,7 +89,8 @@ class Requests:
             raise Failed(errors.to_status(errors.ResourceExhausted(text)))
         self._at_work += 1
         try:
-            with deadline.limit(min(self._timeout_s, caller.timeout_s or self._timeout_s)):
+            given_s = self._timeout_s if caller.timeout_s is None else caller.timeout_s
+            with deadline.limit(min(self._timeout_s, given_s)):
                 return await method.call(request)
         except errors.BridgeError as problem:
             raise Failed(errors.to_status(problem)) from problem
@@ -92,16 +102,20 @@ class Requests:
 
 
 def subject(request: Message) -> str:
-    """The resource name that a request is about, as far as the request tells."""
-    for field in request.DESCRIPTOR.fields:
-        if field.name in ("name", "parent"):
-            value = getattr(request, field.name)
+    """The resource name that a request is about, as far as the request tells; fit for one line of a log."""
+    return "".join(character if character.isprintable() else "?" for character in _subject(request))
+
+
+def _subject(request: Message) -> str:
+    for part in request.DESCRIPTOR.fields:
+        if part.name in ("name", "parent"):
+            value = getattr(request, part.name)
             if value:
                 return str(value)[:200]
-        elif field.name.endswith("_id") and field.message_type is None:
-            return str(getattr(request, field.name))[:200] or "(new)"
-        elif field.message_type is not None and "name" in field.message_type.fields_by_name:
-            name = getattr(getattr(request, field.name), "name", "")
+        elif part.name.endswith("_id") and part.message_type is None:
+            return str(getattr(request, part.name))[:200] or "(new)"
+        elif part.message_type is not None and "name" in part.message_type.fields_by_name:
+            name = getattr(getattr(request, part.name), "name", "")
             if name:
                 return str(name)[:200]
     return "-"

@@ -1,7 +1,7 @@
 """HTTP routes, compiled from the google.api.http rules of the service descriptors (google/api/http.proto).
 
-The syntax that the contract uses: literals, `*`, `{field}`, `{field=literal/*}` and a custom verb (`:stats`) at the end.
-A verb is cut off before anything else is looked at, so `x:stats` is never an ID.
+The syntax that the contract uses: literals, `*`, `{field}`, `{field=literal/*}` and a custom verb (`:stats`) at the
+end. A verb is cut off before anything else is looked at, so `x:stats` is never an ID.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from google.api import annotations_pb2, resource_pb2
 from opi_spdk_bridge.api.bind import Method
 
 ID = re.compile(r"[A-Za-z0-9](?:[^/:]*[A-Za-z0-9])?")
-_PART = r"/(?:\{(?P<field>[\w.]+)(?:=(?P<pattern>[^{}]+))?\}|(?P<plain>[^/{}:]+))"
-_TEMPLATE = re.compile(rf"(?P<path>(?:{re.sub(r'[?]P<[a-z]+>', '?:', _PART)})+)(?::(?P<verb>\w+))?")
+_TEMPLATE = re.compile(r"(?P<path>(?:/(?:\{[^{}]+\}|[^/{}:]+))+)(?::(?P<verb>\w+))?")
+_PART = re.compile(r"/(?:\{(?P<field>[^{}=]+)(?:=(?P<pattern>[^{}]+))?\}|(?P<plain>[^/{}:]+))")
 _ANY = "*"
 
 
@@ -48,9 +48,9 @@ class Template:
             raise ValueError(f"{text!r} is not a path template")
         segments: list[str] = []
         variables = []
-        for part in re.finditer(_PART, found["path"]):
+        for part in _PART.finditer(found["path"]):
             inner = (part["pattern"] or _ANY).split("/") if part["field"] else [part["plain"]]
-            if any(_ANY in segment and segment != _ANY or not segment for segment in inner):
+            if any((_ANY in segment and segment != _ANY) or not segment for segment in inner):
                 raise ValueError(f"{text!r}: a segment is either a literal or '*'")
             if part["field"]:
                 variables.append(Variable(part["field"], len(segments), len(segments) + len(inner)))

@@ -83,8 +83,8 @@ def _service_handler(service: str, methods: Iterable[Method], requests: Requests
 
 def _handler(method: Method, requests: Requests) -> Callable[[Message, Any], Awaitable[Message | None]]:
     async def handle(request: Message, context: Any) -> Message | None:
-        metadata = dict(context.invocation_metadata() or ())
-        caller = Caller(context.peer(), request_id(metadata.get(_REQUEST_ID)), context.time_remaining())
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        caller = Caller(context.peer(), request_id(metadata.get(_REQUEST_ID)), context.time_remaining(), metadata)
         context.set_trailing_metadata(((_REQUEST_ID, caller.request_id),))
         try:
             return await requests.run(method, request, caller)

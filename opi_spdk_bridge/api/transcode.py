@@ -278,12 +278,9 @@ _SCALARS: dict[int, Callable[[Descriptor, Any, str], Any]] = {
 
 
 def _wrong(path: str, value: Any, right: str) -> errors.InvalidArgument:
-    return errors.InvalidArgument(f"{path} must be {right}; it is {_describe(value)}", field=path)
-
-
-def _describe(value: Any) -> str:
     kinds = {str: "other text", bool: "a truth value", dict: "an object", list: "a list", type(None): "null"}
-    return kinds.get(type(value), "another number")
+    given = kinds.get(type(value), "a number")
+    return errors.InvalidArgument(f"{path} must be {right}, and {given} was given", field=path)
 
 
 def _join(path: str, name: str) -> str:

@@ -44,6 +44,8 @@ class Tally:
     failed: int = 0
     data_losses: int = 0
     last_sweep_s: float = 0.0
+    last_sweep_at: float = 0.0
+    """On the monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -148,7 +150,7 @@ class Reconciler:
             raise
         took_s = time.monotonic() - started
         self.tally.sweeps += 1
-        self.tally.last_sweep_s = took_s
+        self.tally.last_sweep_s, self.tally.last_sweep_at = took_s, time.monotonic()
         self.swept.set()
         changed = self.tally.restored + self.tally.drifted + self.tally.finished - before
         if changed or restoring:

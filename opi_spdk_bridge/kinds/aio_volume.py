@@ -90,7 +90,8 @@ class AioVolumeKind(BdevKind[AioVolume]):
         return failure.undiagnosed()
 
     def _make(self, record: Record) -> Step:
-        return Step(f"bdev {record.id} is missing", self._creation(record), methods.bdev_aio_delete(record.id))
+        says, delete = f"bdev {record.id} is missing", methods.bdev_aio_delete(record.id)
+        return Step(says, self._creation(record), delete, guarded=True)  # deleting the one before takes a while
 
     def _creation(self, record: Record) -> Any:
         """The call; where the client left the block size open, with a second try for what the target cannot detect."""

@@ -59,7 +59,7 @@ class NullVolumeKind(BdevKind[NullVolume]):
         delete = methods.bdev_null_delete(record.id)
         return [
             Step(f"bdev {record.id} has another geometry or UUID", delete, before, already=gone),
-            Step(f"bdev {record.id} is missing", self._create(record), delete),
+            Step(f"bdev {record.id} is missing", self._create(record), delete, guarded=True),  # deleting takes a while
         ]
 
     def _create(self, record: Record) -> Call[str]:

@@ -47,10 +47,11 @@ _PERSISTENCE = {"ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1}
 
 @dataclass(frozen=True)
 class Seen:
-    """The path's address and the initiator's side as the target has them."""
+    """The path's address, the initiator's side and the state on the target; `standby` for failover's others."""
 
     trid: TransportId
     host: PathHost
+    state: str
 
 
 class NvmePathKind(SpdkKind[NvmePath, Seen]):
@@ -121,7 +122,7 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
         for path in controller.ctrlrs if controller is not None else ():
             for trid in (path.trid, *path.alternate_trids):
                 if _place(trid) == wanted:
-                    return Seen(trid, path.host)
+                    return Seen(trid, path.host, path.state if trid is path.trid else "standby")
         return None
 
     async def realize(self, record: Record) -> Facts:

@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar, cast
 import orjson
 
 from opi_spdk_bridge import deadline, errors
+from opi_spdk_bridge.observer import Ended, NoObserver, Observer
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 
@@ -47,12 +48,14 @@ class _InFlight:
     call: Call[Any]
     future: asyncio.Future[Any]
     timer: asyncio.TimerHandle
+    ended: Ended
 
 
 class _Connection(asyncio.Protocol):
     """One socket's life: frames requests, matches answers, fails what is in flight when it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._in_flight: dict[int, _InFlight] = {}
@@ -76,7 +79,7 @@ class _Connection(asyncio.Protocol):
         if call.params is not None:
             request["params"] = call.params
         timer = self._loop.call_later(timeout_s, self._time_out, self._next_id, timeout_s)
-        self._in_flight[self._next_id] = _InFlight(call, future, timer)
+        self._in_flight[self._next_id] = _InFlight(call, future, timer, self._observer.spdk_call(call.method))
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(orjson.dumps(request))
@@ -111,6 +114,7 @@ class _Connection(asyncio.Protocol):
         if waiting is None:
             return  # its caller has given up
         waiting.timer.cancel()
+        waiting.ended("ok" if refusal is None else "error")
         if waiting.future.done():
             return
         if refusal is not None:
@@ -126,8 +130,9 @@ class _Connection(asyncio.Protocol):
             waiting.future.set_exception(errors.AnswerUnreadable(text))
 
     def _time_out(self, number: int, timeout_s: float) -> None:
-        waiting = self._in_flight.pop(number, None)
-        if waiting is not None and not waiting.future.done():
+        waiting = self._in_flight.pop(number)
+        waiting.ended("unknown")
+        if not waiting.future.done():
             said = f"the SPDK target did not answer {waiting.call.method} within {timeout_s:.3g} s"
             text = f"{said}; it may still carry it out"
             waiting.future.set_exception(errors.AnswerTimeout(text))
@@ -137,6 +142,7 @@ class _Connection(asyncio.Protocol):
             self.closed.set_result(None)
         for waiting in self._in_flight.values():
             waiting.timer.cancel()
+            waiting.ended("unknown")
             if not waiting.future.done():
                 text = f"the connection to the SPDK target was lost during {waiting.call.method}"
                 waiting.future.set_exception(errors.ConnectionLost(text))
@@ -163,8 +169,18 @@ class Client:
     `on_connected` runs after each successful handshake, `on_lost` after each loss of an established connection.
     """
 
-    def __init__(self, address: str, *, connect_grace_s: float = 1.0, call_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        connect_grace_s: float = 1.0,
+        call_timeout_s: float = 30.0,
+        observer: Observer | None = None,
+    ) -> None:
         self.address = address
+        self.connections = 0
+        """How many have been made since the start."""
+        self._observer = observer or NoObserver()
         self._connect_grace_s = connect_grace_s
         self.call_timeout_s = call_timeout_s
         self._connection: _Connection | None = None
@@ -255,15 +271,20 @@ class Client:
                 self._connection.close()
                 await asyncio.shield(self._connection.closed)
 
+    def _new_connection(self) -> _Connection:
+        return _Connection(self._observer)
+
     async def _connect(self) -> _Connection | None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.call_timeout_s):
                 if "/" in self.address:
-                    _, self._connection = await loop.create_unix_connection(_Connection, self.address)
+                    _, self._connection = await loop.create_unix_connection(self._new_connection, self.address)
                 else:
                     host, _, port = self.address.rpartition(":")
-                    _, self._connection = await loop.create_connection(_Connection, host.strip("[]"), int(port))
+                    _, self._connection = await loop.create_connection(
+                        self._new_connection, host.strip("[]"), int(port)
+                    )
         except (OSError, OverflowError, TimeoutError, ValueError) as problem:
             self._reason = str(problem) or "no answer to the connection attempt"
             return None
@@ -286,6 +307,7 @@ class Client:
             return False
         self._release = Release(version, methods)
         self._connected.set()
+        self.connections += 1
         log.info("connected to %s at %s", version, self.address)
         for notify in self.on_connected:
             notify()

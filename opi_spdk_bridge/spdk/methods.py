@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -17,6 +17,7 @@ from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.model import (
     Bdev,
     IoStat,
+    IoStats,
     Key,
     ListenAddress,
     Notification,
@@ -38,7 +39,6 @@ _notifications = TypeAdapter(list[Notification])
 _transports = TypeAdapter(list[Transport])
 _remote_controllers = TypeAdapter(list[RemoteController])
 _vhost_controllers = TypeAdapter(list[VhostController])
-_iostats = TypeAdapter(list[IoStat])
 
 
 def _given(**params: Any) -> dict[str, Any]:
@@ -69,7 +69,13 @@ def bdev_get_bdevs() -> Call[list[Bdev]]:
 
 def bdev_get_iostat(release: Release, bdev: str) -> Call[IoStat]:
     """The counters of one bdev."""
-    return Call("bdev_get_iostat", release.iostat_of(bdev), lambda result: _iostats.validate_python(result["bdevs"])[0])
+    many = bdev_get_iostats(release, [bdev])
+    return Call(many.method, many.params, lambda result: many.read(result).bdevs[0])
+
+
+def bdev_get_iostats(release: Release, bdevs: Sequence[str]) -> Call[IoStats]:
+    """The counters of several bdevs (before 26.01 of the first only); refused when one of them does not exist."""
+    return Call("bdev_get_iostat", release.iostat_of(bdevs), IoStats.model_validate)
 
 
 def bdev_malloc_create(name: str, block_size: int, num_blocks: int, uuid: str, md_size: int) -> Call[str]:

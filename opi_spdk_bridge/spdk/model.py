@@ -93,6 +93,14 @@ class IoStat(_Answer):
     read_latency_ticks: int = 0
     write_latency_ticks: int = 0
     unmap_latency_ticks: int = 0
+    io_error: dict[str, Any] = Field(default_factory=dict)
+
+
+class IoStats(_Answer):
+    """The counters of several bdevs; `tick_rate` is the target's clock in ticks per second."""
+
+    tick_rate: int
+    bdevs: tuple[IoStat, ...] = ()
 
 
 class TransportId(_Answer):

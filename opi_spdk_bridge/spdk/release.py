@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,9 @@ class Release:
         """Whether TLS keys are named objects (24.01 and later); before, `psk` was the path of a file."""
         return "keyring_file_add_key" in self.methods
 
-    def iostat_of(self, bdev: str) -> dict[str, Any]:
-        """Parameters of bdev_get_iostat for one bdev: a list of names came in 26.01."""
-        return {"names": [bdev]} if self.number >= (26, 1) else {"name": bdev}
+    def iostat_of(self, bdevs: Sequence[str]) -> dict[str, Any]:
+        """Parameters of bdev_get_iostat: a list of names came in 26.01, before it was one name."""
+        return {"names": list(bdevs)} if self.iostat_takes_many else {"name": bdevs[0]}
 
     @property
     def iostat_takes_many(self) -> bool:

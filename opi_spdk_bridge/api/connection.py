@@ -1,0 +1,88 @@
+"""A connection of the HTTP server: uvicorn's, with time limits for slow clients and refusals as google.rpc.Status."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from google.rpc import code_pb2
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.api.answers import Refusal, refusal_answer
+
+SLOWEST_S = 20.0
+"""How long a client may take for the head of a request, for its body, and to take what it is sent, in seconds."""
+
+
+class TooSlow(errors.BridgeError):
+    """The client did not send its request in time."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    reason = "REQUEST_TIMEOUT"
+
+
+class Connection(H11Protocol):
+    """One client's connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_limit: asyncio.TimerHandle | None = None
+        self._taking_limit: asyncio.TimerHandle | None = None
+        self._begun = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._limit_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for limit in (self._head_limit, self._taking_limit):
+            if limit is not None:
+                limit.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._begun = False
+            if self._head_limit is not None:
+                self._head_limit.cancel()
+                self._head_limit = None
+        else:
+            self._begun = True
+            if self._head_limit is None:
+                self._limit_head()
+
+    def _limit_head(self) -> None:
+        self._head_limit = self.loop.call_later(SLOWEST_S, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._begun:
+            self._refuse(Refusal(408, TooSlow(f"the head of the request took longer than {SLOWEST_S:g} seconds")))
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Refusal(400, errors.InvalidArgument("this is not HTTP/1.1, or its head is over the limit")))
+        self.transport.close()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Sends an answer that no request handler stands behind, where none has been begun."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        answer = refusal_answer(refusal)
+        head = h11.Response(status_code=answer.status_code, headers=[*answer.raw_headers, (b"connection", b"close")])
+        for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._taking_limit = self.loop.call_later(SLOWEST_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._taking_limit is not None:
+            self._taking_limit.cancel()
+            self._taking_limit = None

@@ -1,0 +1,287 @@
+"""The HTTP side: every RPC by its google.api.http route, the API's description, health, the page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from google.rpc import code_pb2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.api import connection, openapi
+from opi_spdk_bridge.api.answers import JsonResponse, Refusal, message_answer, refusal_answer, status_answer
+from opi_spdk_bridge.api.bind import Method
+from opi_spdk_bridge.api.health import Check, healthz, readyz
+from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id
+from opi_spdk_bridge.api.routes import Routes
+from opi_spdk_bridge.api.transcode import to_request
+
+log = logging.getLogger(__name__)
+_REQUEST_ID = "x-request-id"
+_LONGEST_URL = 8 * 1024
+_LONGEST_HEAD = 64 * 1024
+_LARGEST_BODY = 4 * 1024 * 1024  # as for gRPC
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
+)
+
+
+class Unimplemented(errors.BridgeError):
+    """No route has this HTTP method."""
+
+    code = code_pb2.UNIMPLEMENTED
+    reason = "METHOD_NOT_ALLOWED"
+
+
+class PermissionDenied(errors.BridgeError):
+    """The caller may not do this."""
+
+    code = code_pb2.PERMISSION_DENIED
+    reason = "CROSS_ORIGIN"
+
+
+class HttpServer:
+    """Serves the methods as HTTP/JSON on the given addresses (host:port); `pages` are routes besides the API's."""
+
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        requests: Requests,
+        addresses: Sequence[str],
+        checks: Sequence[Check],
+        pages: Sequence[BaseRoute] = (),
+    ) -> None:
+        self._addresses = addresses
+        self._config = uvicorn.Config(
+            application(methods, requests, checks, pages),
+            http=connection.Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            h11_max_incomplete_event_size=_LONGEST_HEAD,
+        )
+        self._server = _Server(self._config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> list[str]:
+        """Starts listening and returns the addresses with their real ports; raises Unavailable when one is taken."""
+        with contextlib.ExitStack() as opened:
+            sockets = [opened.enter_context(await _listen(address)) for address in self._addresses]
+            opened.pop_all()
+        listen = [_address(listening) for listening in sockets]
+        if sockets:
+            self._serving = asyncio.create_task(self._server.serve(sockets), name="http-server")
+            log.info("serves HTTP on %s", ", ".join(listen))
+        return listen
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no more requests, and waits for those at work for at most `grace_s`."""
+        if self._serving is not None:
+            self._config.timeout_graceful_shutdown = max(1, round(grace_s))
+            self._server.should_exit = True
+            await self._serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without signal handlers: signals are the daemon's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        family, _, _, _, place = found[0]
+        return socket.create_server(place[:2], family=family, backlog=1024)
+    except OSError as problem:
+        raise errors.Unavailable(f"cannot listen on {address}: {problem}") from None
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def application(
+    methods: Sequence[Method], requests: Requests, checks: Sequence[Check], pages: Sequence[BaseRoute]
+) -> ASGIApp:
+    """Everything that is served over HTTP."""
+    routes = Routes(methods)
+
+    @functools.cache
+    def description() -> dict[str, Any]:
+        return openapi.describe(routes)
+
+    async def describe(_request: Request) -> Response:
+        return JsonResponse(description())
+
+    app = Starlette(
+        routes=[
+            Route("/openapi.json", describe),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz(checks)),
+            Route("/v1/{path:path}", _Endpoint(_Gateway(routes, requests).answer)),
+            *pages,
+        ],
+        exception_handlers={HTTPException: _http_problem, Refusal: _refused, Exception: _bug},
+    )
+    app.router.redirect_slashes = False
+    return _Edge(app)
+
+
+class _Endpoint:
+    """A function from a request to its answer as an endpoint for every HTTP method."""
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._answer(Request(scope, receive))
+        except ClientDisconnect:
+            return
+        await answer(scope, receive, send)
+
+
+class _Gateway:
+    """Carries out RPCs."""
+
+    def __init__(self, routes: Routes, requests: Requests) -> None:
+        self._routes = routes
+        self._requests = requests
+
+    async def answer(self, request: Request) -> Response:
+        raw_path = request.scope["raw_path"].decode("ascii")
+        found = self._routes.find("GET" if request.method == "HEAD" else request.method, raw_path)
+        if found is None:
+            raise self._no_route(request.method, raw_path)
+        route, names = found
+        body = await _body(request) if route.body else b""
+        caller = Caller(_peer(request), request.scope["state"][_REQUEST_ID], None)
+        try:
+            message = to_request(route, names, request.url.query, body)
+            return message_answer(await self._requests.run(route.method, message, caller, canonical=True))
+        except errors.BridgeError as problem:
+            return status_answer(errors.to_status(problem))
+        except Failed as failure:
+            return status_answer(failure.status)
+
+    def _no_route(self, http_method: str, raw_path: str) -> Refusal:
+        allowed = self._routes.allowed(raw_path)
+        if not allowed:
+            text = (
+                f"{raw_path[:200]} is no path of this API (see /openapi.json); IDs begin and end with a letter or digit"
+            )
+            return Refusal(404, errors.NotFound(text))
+        text = f"{http_method} is not for {raw_path[:200]}, only {', '.join(allowed)}"
+        return Refusal(405, Unimplemented(text), {"allow": ", ".join(allowed)})
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body; raises Refusal where it is too large or too slow."""
+    text = f"the body is larger than {_LARGEST_BODY} bytes"
+    too_large = Refusal(413, errors.InvalidArgument(text, field="body"), {"connection": "close"})
+    if int(request.headers.get("content-length", 0)) > _LARGEST_BODY:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(connection.SLOWEST_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _LARGEST_BODY:
+                    raise too_large
+    except TimeoutError:
+        slow = connection.TooSlow(f"the body took longer than {connection.SLOWEST_S:g} seconds", field="body")
+        raise Refusal(408, slow, {"connection": "close"}) from None
+    return bytes(body)
+
+
+def _peer(request: Request) -> str:
+    return f"{request.client.host}:{request.client.port}" if request.client is not None else "unknown"
+
+
+class _Edge:
+    """What holds for every request: its ID is echoed, its URL has a limit, web pages of others change nothing here."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        identity = request_id(request.headers.get(_REQUEST_ID))
+        scope.setdefault("state", {})[_REQUEST_ID] = identity
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                identified = (_REQUEST_ID.encode(), identity.encode())
+                message["headers"] = [*message.get("headers", ()), identified, *_SECURITY]
+            await send(message)
+
+        try:
+            _require_short_url(scope)
+            _require_same_origin(request)
+        except Refusal as refusal:
+            await refusal_answer(refusal)(scope, receive, send_with_id)
+        else:
+            await self._app(scope, receive, send_with_id)
+
+
+def _require_short_url(scope: Scope) -> None:
+    length = len(scope["raw_path"]) + len(scope["query_string"])
+    if length > _LONGEST_URL:
+        text = f"the URL has {length} characters; {_LONGEST_URL} are the most"
+        raise Refusal(414, errors.InvalidArgument(text, field="url"))
+
+
+def _require_same_origin(request: Request) -> None:
+    """Bodies are JSON whatever their type, so any web page could send one: browsers say from where (Origin)."""
+    origin = request.headers.get("origin")
+    if request.method in _SAFE or origin is None or urlsplit(origin).netloc == request.headers.get("host"):
+        return
+    raise Refusal(403, PermissionDenied("changes from web pages of other origins are not accepted"))
+
+
+async def _refused(_request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Refusal)
+    return refusal_answer(problem)
+
+
+async def _http_problem(request: Request, problem: Exception) -> Response:
+    """What Starlette's router refuses, as a google.rpc.Status."""
+    assert isinstance(problem, HTTPException)
+    path = request.url.path[:200]
+    if problem.status_code == 405:
+        cause: errors.BridgeError = Unimplemented(f"{request.method} is not for {path}")
+    else:
+        cause = errors.NotFound(f"there is nothing at {path}; the API is described at /openapi.json")
+    return refusal_answer(Refusal(problem.status_code, cause, _headers(problem)))
+
+
+def _headers(problem: HTTPException) -> Mapping[str, str]:
+    return problem.headers or {}
+
+
+async def _bug(_request: Request, problem: Exception) -> Response:
+    return status_answer(errors.to_status(problem))

@@ -1,0 +1,95 @@
+"""What metrics read from the target: the counters of all volumes and the states of all paths, in bounded answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from opi_spdk_bridge.core.catalog import Catalog
+from opi_spdk_bridge.core.kind import Record
+from opi_spdk_bridge.core.registry import Registry
+from opi_spdk_bridge.core.samples import TargetSample, VolumeSample
+from opi_spdk_bridge.kinds.bdev import BdevKind
+from opi_spdk_bridge.kinds.nvme_path import NvmePathKind
+from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace
+from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.errors import SpdkError
+from opi_spdk_bridge.spdk.model import IoStat, IoStats
+from opi_spdk_bridge.spdk.target import Target
+
+_AT_ONCE = 1000  # bdevs in one call: about 700 bytes each in its answer
+
+
+class Statistics:
+    """Reads them all. Raises Unavailable while the target is away."""
+
+    def __init__(self, target: Target, catalog: Catalog, registry: Registry) -> None:
+        self._target = target
+        self._catalog = catalog
+        self._registry = registry
+
+    async def read(self) -> TargetSample:
+        """One reading."""
+        await self._target.ready()
+        labels = self._labels()
+        names = list(labels)
+        volumes: list[VolumeSample] = []
+        for start in range(0, len(names), _AT_ONCE):
+            stats = await self._iostat(names[start : start + _AT_ONCE])
+            volumes += [_sample(stat, stats.tick_rate, labels[stat.name]) for stat in stats.bdevs]
+        return TargetSample(volumes, await self._paths())
+
+    def _labels(self) -> dict[str, tuple[str, str, str]]:
+        """Name, kind and NQN of each bdev that the bridge has or uses."""
+        owners: dict[str, Record] = {}
+        nqns: dict[str, str] = {}
+        for record in self._catalog:
+            if isinstance(self._registry.kinds[record.kind], BdevKind):
+                owners[record.id] = record
+            elif isinstance(record.desired, NvmeNamespace):
+                parent = self._catalog.record(record.parent)
+                nqns[record.private["bdev"]] = parent.desired.spec.nqn if parent is not None else ""
+        labels = {bdev: (record.name, record.kind, nqns.get(bdev, "")) for bdev, record in owners.items()}
+        return labels | {bdev: (bdev, "bdev", nqn) for bdev, nqn in nqns.items() if bdev not in labels}
+
+    async def _iostat(self, names: Sequence[str]) -> IoStats:
+        """The counters of those of the bdevs that exist: one that does not fails a whole call, which is then halved."""
+        if len(names) > 1 and not self._target.release.iostat_takes_many:
+            return _merged(await asyncio.gather(*(self._iostat([name]) for name in names)))
+        try:
+            return await self._target.client.call(methods.bdev_get_iostats(self._target.release, names))
+        except SpdkError as error:
+            if len(names) == 1 or not error.gone:
+                return IoStats(tick_rate=1)
+        half = len(names) // 2
+        return _merged([await self._iostat(names[:half]), await self._iostat(names[half:])])
+
+    async def _paths(self) -> dict[str, str]:
+        view = self._target.snapshot()
+        states: dict[str, str] = {}
+        for record in self._catalog:
+            kind = self._registry.kinds[record.kind]
+            if isinstance(kind, NvmePathKind):
+                seen = await kind.look(record, view)
+                states[record.name] = seen.state if seen is not None else "absent"
+        return states
+
+
+def _merged(parts: Sequence[IoStats]) -> IoStats:
+    rate = max((part.tick_rate for part in parts), default=1)
+    return IoStats(tick_rate=rate, bdevs=tuple(stat for part in parts for stat in part.bdevs))
+
+
+def _sample(stat: IoStat, tick_rate: int, labels: tuple[str, str, str]) -> VolumeSample:
+    ticks = {"read": stat.read_latency_ticks, "write": stat.write_latency_ticks, "unmap": stat.unmap_latency_ticks}
+    return VolumeSample(
+        *labels,
+        size_bytes={"read": stat.bytes_read, "write": stat.bytes_written, "unmap": stat.bytes_unmapped},
+        operations={"read": stat.num_read_ops, "write": stat.num_write_ops, "unmap": stat.num_unmap_ops},
+        latency_s={operation: count / tick_rate for operation, count in ticks.items()},
+        failures=dict(_failures(stat)),
+    )
+
+
+def _failures(stat: IoStat) -> list[tuple[str, int]]:
+    return [(status, count) for status, count in stat.io_error.items() if isinstance(count, int)]

@@ -1,0 +1,71 @@
+"""Traces by OpenTelemetry (the extra `otel`): a span for each request, a child for each call to the target.
+
+Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set. Spans carry names and outcomes, never payloads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from opi_spdk_bridge import __version__
+from opi_spdk_bridge.observer import Ended, Observer
+
+log = logging.getLogger(__name__)
+
+
+def observer() -> tuple[Observer, Callable[[], None]] | None:
+    """The observer that makes spans, and what flushes and ends it; None where traces are off, or not installed."""
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        log.warning("OTEL_EXPORTER_OTLP_ENDPOINT is set but traces need: pip install 'opi-spdk-bridge[otel]'")
+        return None
+    provider = TracerProvider(resource=Resource({SERVICE_NAME: "opi-spdk-bridge", SERVICE_VERSION: __version__}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Traces(provider.get_tracer("opi-spdk-bridge", __version__)), provider.shutdown
+
+
+class Traces:
+    """Makes a server span for each request, in the trace that its carrier names (W3C Trace Context)."""
+
+    def __init__(self, tracer: Any) -> None:
+        from opentelemetry import propagate, trace
+
+        self._tracer = tracer
+        self._extract = propagate.extract
+        self._kinds = trace.SpanKind
+        self._failed = trace.Status(trace.StatusCode.ERROR)
+
+    @contextmanager
+    def request(self, service: str, method: str, carrier: Mapping[str, str]) -> Iterator[Ended]:
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        with self._tracer.start_as_current_span(
+            f"{service}/{method}", self._extract(carrier), self._kinds.SERVER, attributes
+        ) as span:
+
+            def ended(code: str) -> None:
+                span.set_attribute("rpc.response.status_code", code)
+                if code in ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                    span.set_status(self._failed)
+
+            yield ended
+
+    def spdk_call(self, method: str) -> Ended:
+        attributes = {"rpc.system": "jsonrpc", "rpc.service": "spdk", "rpc.method": method}
+        span = self._tracer.start_span(method, kind=self._kinds.CLIENT, attributes=attributes)
+
+        def ended(outcome: str) -> None:
+            if outcome != "ok":
+                span.set_status(self._failed)
+            span.end()
+
+        return ended
