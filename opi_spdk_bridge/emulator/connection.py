@@ -20,6 +20,7 @@ from .requests import (
     parse_request,
     result_answer,
 )
+from .reactor import Work
 from .target import Target
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._scanner: Scanner | None = None
         self._ready: list[bytes] = []
-        self._outstanding: set[asyncio.Task[None]] = set()
+        self._outstanding: set[object] = set()
         self._end_of_input = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -180,12 +181,22 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             reply(_failed_answer(request, error))
             return
-        if not inspect.iscoroutine(answer):
+        if isinstance(answer, Work):
+            self._outstanding.add(answer)
+            answer.then(lambda: self._finish_work(request, answer, reply))
+        elif inspect.iscoroutine(answer):
+            task = asyncio.create_task(self._finish(request, answer, reply))
+            self._outstanding.add(task)
+            task.add_done_callback(self._forget)
+        else:
             reply(result_answer(request.request_id, answer))
-            return
-        task = asyncio.create_task(self._finish(request, answer, reply))
-        self._outstanding.add(task)
-        task.add_done_callback(self._forget)
+
+    def _finish_work(self, request: Request, work: Work[Any], reply: Reply) -> None:
+        try:
+            reply(result_answer(request.request_id, work.result()))
+        except Exception as error:
+            reply(_failed_answer(request, error))
+        self._forget(work)
 
     async def _finish(self, request: Request, work: Coroutine[Any, Any, Any], reply: Reply) -> None:
         try:
@@ -195,8 +206,8 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             reply(_failed_answer(request, error))
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._outstanding.discard(task)
+    def _forget(self, call: object) -> None:
+        self._outstanding.discard(call)
         self._looks.wake(self)
 
     async def _struck(self, fault: Fault, request: Request) -> Any:

@@ -6,6 +6,7 @@ visit the NVMe-oF poll group is a message there and one back (spdk_for_each_chan
 interleave in a way that depends on nothing but their messages.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from enum import IntEnum
@@ -138,4 +139,11 @@ class Work(Signal, Generic[T]):
 
     def __await__(self) -> Generator[Wait, None, T]:  # type: ignore[override]
         yield from super().__await__()
+        return self.result()
+
+    async def outcome(self) -> T:
+        """The result for a coroutine of asyncio's."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.then(lambda: ended.cancelled() or ended.set_result(None))
+        await ended
         return self.result()

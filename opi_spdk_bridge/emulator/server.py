@@ -148,7 +148,9 @@ class Server:
         woken, self._woken = self._woken, {}
         for connection in woken:
             connection.look()
-            if not self._interval_s:
+        if not self._interval_s:
+            self._target.reactor.run()
+            for connection in woken:
                 connection.flush()
         for connection in woken:
             if connection.busy:

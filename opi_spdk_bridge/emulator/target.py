@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from . import accel, faults, framework, io, keyring, notifications, settings, vhost
@@ -22,6 +22,7 @@ from .nvme.module import NvmeModule
 from .nvmf import rpc_access, rpc_subsystem, rpc_transport
 from .nvmf.target import NvmfTarget
 from .options import EmulatorOptions
+from .reactor import Reactor, Work
 from .registry import INVALID_STATE, METHOD_NOT_FOUND, NOT_EMULATED, Method, RpcError
 from .settings import Settings
 from .vhost import Vhost
@@ -59,12 +60,13 @@ class Target:
     """The state of one `spdk_tgt`."""
 
     def __init__(self, options: EmulatorOptions, configuration: Configuration) -> None:
+        self.reactor = Reactor(asyncio.get_running_loop().call_soon)
         self.notifications = Notifications()
         self.keyring = Keyring()
         self.crypto_keys = CryptoKeys()
-        self.bdevs = BdevLayer(self.notifications, self.spawn)
+        self.bdevs = BdevLayer(self.notifications, self.reactor)
         self.crypto = CryptoModule(self.bdevs, self.crypto_keys)
-        self.nvmf = NvmfTarget(self.bdevs, self.keyring)
+        self.nvmf = NvmfTarget(self.bdevs, self.keyring, self.reactor)
         self.nvme = NvmeModule(self.bdevs, self.keyring, self.spawn)
         self.vhost = Vhost(options.vhost_dir, self.bdevs)
         self.settings = Settings()
@@ -125,7 +127,7 @@ class Target:
         return before_start is not self.running
 
     def handle(self, name: str, params: Any) -> Any:
-        """Starts a call: the result, or a coroutine of it. Raises RpcError."""
+        """Starts a call: the result, or a Work or a coroutine of it. Raises RpcError."""
         method = METHODS.get(name)
         if method is None and name not in METHOD_NAMES:
             raise RpcError(METHOD_NOT_FOUND, "Method not found")
@@ -139,13 +141,15 @@ class Target:
             answer = method.call(self, params)
         except OSError as error:
             raise method.error(error) from None
-        if inspect.iscoroutine(answer):
-            return _completed(method, answer)
-        return method.result(answer)
+        if isinstance(answer, Work):
+            return Work(_completed(method, answer))
+        return _completed(method, answer) if inspect.iscoroutine(answer) else method.result(answer)
 
     async def call(self, name: str, params: Any) -> Any:
         """A call from within: its result. Raises RpcError."""
         answer = self.handle(name, params)
+        if isinstance(answer, Work):
+            return await answer.outcome()
         return await answer if inspect.iscoroutine(answer) else answer
 
     async def close(self) -> None:
@@ -157,7 +161,7 @@ class Target:
             task.cancel()
 
 
-async def _completed(method: Method, work: Coroutine[Any, Any, Any]) -> Any:
+async def _completed(method: Method, work: Awaitable[Any]) -> Any:
     try:
         answer = await work
     except OSError as error:

@@ -57,7 +57,7 @@ def _options(target: NvmfTarget) -> Iterator[Call]:
     yield _call("nvmf_set_config", **(defaults | options.settings))
     yield _call("nvmf_set_max_subsystems", max_subsystems=options.max_subsystems or MAX_SUBSYSTEMS_DEFAULT)
     yield _call("nvmf_set_crdt", **{f"crdt{number}": value for number, value in enumerate(options.crdt, 1)})
-    for transport in target.transports.values():
+    for transport in target.transports:
         yield _call("nvmf_create_transport", **transport.describe())
     for referral in target.referrals:
         yield _call("nvmf_discovery_add_referral", **referral.describe())

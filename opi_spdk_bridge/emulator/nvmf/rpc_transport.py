@@ -1,12 +1,11 @@
 """The methods of the target as a whole: transports, statistics, start-up options."""
 
-import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass, fields, replace
 from errno import ENODEV
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.stat import TICKS_PER_SECOND
+from ..reactor import Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, NVMF_FAILURE, MethodTable, RpcError, errno_error
 from ..schema import I32, U16, U32
 from .rpc_access import THREAD
@@ -99,7 +98,7 @@ class SetConfig:
 
 
 @methods.partial("nvmf_create_transport", CreateTransport, relaxed=True)
-def create_transport(target: "Target", given: dict[str, Any]) -> Coroutine[Any, Any, None]:
+def create_transport(target: "Target", given: dict[str, Any]) -> Work[None]:
     name = given["trtype"]
     trtype = name.upper()
     if given.get("tgt_name", NAME) != NAME:
@@ -108,7 +107,7 @@ def create_transport(target: "Target", given: dict[str, Any]) -> Coroutine[Any, 
         raise RpcError(INVALID_PARAMS, f"Invalid transport type '{name}'")
     if given.get("max_io_qpairs_per_ctrlr", 0) > QPAIRS_MAX:
         raise RpcError(INVALID_PARAMS, "max_io_qpairs_per_ctrlr too large")
-    if trtype in target.nvmf.transports:
+    if target.nvmf.find_transport(trtype):
         raise RpcError(INTERNAL_ERROR, f"Transport type '{name}' already exists")
     options = _options(DEFAULTS[trtype], given)
     size = options.max_io_size
@@ -117,7 +116,7 @@ def create_transport(target: "Target", given: dict[str, Any]) -> Coroutine[Any, 
     step = options.kas * KEEP_ALIVE_UNIT_MS
     options.max_aq_depth = max(options.max_aq_depth, AQ_DEPTH_MIN)
     options.min_kato = -(-options.min_kato // step) * step
-    return _create(target, trtype, options, given)
+    return Work(_create(target, trtype, options, given))
 
 
 def _options(defaults: TransportOptions, given: dict[str, Any]) -> TransportOptions:
@@ -130,7 +129,7 @@ def _options(defaults: TransportOptions, given: dict[str, Any]) -> TransportOpti
 
 
 async def _create(target: "Target", trtype: str, options: TransportOptions, given: dict[str, Any]) -> None:
-    await asyncio.sleep(0)
+    await target.reactor.message()
     extra: dict[str, Any] = {}
     failed = trtype == "RDMA"  # No RDMA device is there.
     if trtype == "TCP":
@@ -144,8 +143,9 @@ async def _create(target: "Target", trtype: str, options: TransportOptions, give
         failed = options.max_io_qpairs_per_ctrlr > VFIO_USER_QPAIRS_MAX
     if failed:
         raise RpcError(INTERNAL_ERROR, "Failed to create transport.")
-    if trtype in target.nvmf.transports:
+    if target.nvmf.find_transport(trtype):
         raise RpcError(INTERNAL_ERROR, "Failed to add transport to tgt.(-17)")
+    await target.reactor.visit()
     target.nvmf.add_transport(trtype, options, extra)
 
 
@@ -155,10 +155,11 @@ def get_transports(target: "Target", params: GetTransports) -> list[dict[str, An
         raise RpcError(INTERNAL_ERROR, "Unable to find a target.")
     transports = target.nvmf.transports
     if params.trtype is None:
-        return [transport.describe() for transport in transports.values()]
-    if params.trtype.upper() not in transports:
+        return [transport.describe() for transport in transports]
+    transport = target.nvmf.find_transport(params.trtype.upper())
+    if transport is None:
         raise errno_error(ENODEV)
-    return [transports[params.trtype.upper()].describe()]
+    return [transport.describe()]
 
 
 @methods.plain("nvmf_get_targets", "nvmf_get_targets has no parameters.")
@@ -180,7 +181,7 @@ def get_stats(target: "Target", params: GetStats) -> dict[str, Any]:
         "current_unassociated_qpairs": 0,
         "pending_bdev_io": 0,
         "completed_nvme_io": counts.completed_io,
-        "transports": [{"trtype": trtype} for trtype in target.nvmf.transports],
+        "transports": [{"trtype": transport.trtype} for transport in target.nvmf.transports],
     }
     return {"tick_rate": TICKS_PER_SECOND, "poll_groups": [group]}
 
