@@ -32,7 +32,7 @@ class Target:
     def __init__(self, path: str) -> None:
         self.socket = path
 
-    def rpc(self, method: str, **params: Any) -> Any:
+    def rpc(self, method: str, /, **params: Any) -> Any:
         """The result of one call; raises RpcError."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
             connection.settimeout(20)

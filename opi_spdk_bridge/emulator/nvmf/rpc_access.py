@@ -1,12 +1,11 @@
 """The methods that say who may reach a subsystem, and where: hosts, listeners, referrals."""
 
-import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from errno import EINVAL
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..keyring import Key, Keyring
+from ..reactor import Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, NVMF_FAILURE, MethodTable, RpcError, errno_error
 from ..schema import I32, U32, U64
 from .nqn import DISCOVERY_NQN, LENGTH_MAX
@@ -137,13 +136,13 @@ def subsystem_add_host(target: "Target", params: AddHost) -> None:
 
 
 @methods.rpc("nvmf_subsystem_remove_host", RemoveHost)
-def subsystem_remove_host(target: "Target", params: RemoveHost) -> Coroutine[Any, Any, None]:
+def subsystem_remove_host(target: "Target", params: RemoveHost) -> Work[None]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
     try:
         subsystem.remove_host(params.host, target.keyring)
     except OSError:
         raise _internal_error() from None
-    return asyncio.sleep(0)
+    return Work(target.nvmf.disconnect_host(subsystem, params.host))
 
 
 @methods.rpc("nvmf_subsystem_set_keys", SetKeys)
@@ -169,7 +168,7 @@ def subsystem_allow_any_host(target: "Target", params: AllowAnyHost) -> None:
 
 
 @methods.rpc("nvmf_subsystem_add_listener", AddListener, relaxed=True)
-def subsystem_add_listener(target: "Target", params: AddListener) -> Coroutine[Any, Any, None]:
+def subsystem_add_listener(target: "Target", params: AddListener) -> Work[None]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
     trid = parse_listen_address(params.listen_address)
     if subsystem.options.allow_any_host and params.secure_channel:
@@ -178,7 +177,7 @@ def subsystem_add_listener(target: "Target", params: AddListener) -> Coroutine[A
 
 
 def _add_listener(target: "Target", subsystem: Subsystem, trid: TransportId, params: AddListener) -> None:
-    transport = target.nvmf.transports.get(trid.trtype)
+    transport = target.nvmf.find_transport(trid.trtype)
     if transport is None:
         raise errno_error(EINVAL)
     subsystem.add_listener(
@@ -187,32 +186,33 @@ def _add_listener(target: "Target", subsystem: Subsystem, trid: TransportId, par
 
 
 @methods.rpc("nvmf_subsystem_remove_listener", RemoveListener)
-def subsystem_remove_listener(target: "Target", params: RemoveListener) -> Coroutine[Any, Any, None]:
+def subsystem_remove_listener(target: "Target", params: RemoveListener) -> Work[None]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
     trid = parse_listen_address(params.listen_address)
-    if trid.trtype not in target.nvmf.transports:
+    if target.nvmf.find_transport(trid.trtype) is None:
         raise RpcError(INVALID_PARAMS, NVMF_FAILURE.message)
     return subsystem.change(lambda: subsystem.remove_listener(trid))
 
 
 @methods.rpc("nvmf_subsystem_listener_set_ana_state", SetAnaState)
-def subsystem_listener_set_ana_state(target: "Target", params: SetAnaState) -> Coroutine[Any, Any, None]:
+def subsystem_listener_set_ana_state(target: "Target", params: SetAnaState) -> Work[None]:
     trid = parse_listen_address(params.listen_address)
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(lambda: _set_ana_state(subsystem, trid, params))
+    return subsystem.change(lambda: _set_ana_state(target, subsystem, trid, params))
 
 
-def _set_ana_state(subsystem: Subsystem, trid: TransportId, params: SetAnaState) -> None:
+async def _set_ana_state(target: "Target", subsystem: Subsystem, trid: TransportId, params: SetAnaState) -> None:
     try:
         subsystem.set_ana_state(trid, params.ana_state, params.anagrpid)
     except OSError as error:
         raise RpcError(INTERNAL_ERROR, f"error setting ANA state: -{error.errno}") from None
+    await target.reactor.visit()
 
 
 @methods.rpc("nvmf_subsystem_get_listeners", NamedSubsystem)
-def subsystem_get_listeners(target: "Target", params: NamedSubsystem) -> Coroutine[Any, Any, list[dict[str, Any]]]:
+def subsystem_get_listeners(target: "Target", params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(lambda: [_describe_listener(subsystem, listener) for listener in subsystem.listeners])
+    return subsystem.look(lambda: [_describe_listener(subsystem, listener) for listener in subsystem.listeners])
 
 
 def _describe_listener(subsystem: Subsystem, listener: SubsystemListener) -> dict[str, Any]:
@@ -227,9 +227,9 @@ def _describe_listener(subsystem: Subsystem, listener: SubsystemListener) -> dic
 
 
 @methods.rpc("nvmf_subsystem_get_controllers", NamedSubsystem)
-def subsystem_get_controllers(target: "Target", params: NamedSubsystem) -> Coroutine[Any, Any, list[dict[str, Any]]]:
+def subsystem_get_controllers(target: "Target", params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(
+    return subsystem.look(
         lambda: [
             {
                 "cntlid": controller.cntlid,
@@ -244,9 +244,9 @@ def subsystem_get_controllers(target: "Target", params: NamedSubsystem) -> Corou
 
 
 @methods.rpc("nvmf_subsystem_get_qpairs", NamedSubsystem)
-def subsystem_get_qpairs(target: "Target", params: NamedSubsystem) -> Coroutine[Any, Any, list[dict[str, Any]]]:
+def subsystem_get_qpairs(target: "Target", params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(
+    return subsystem.look(
         lambda: [
             _describe_qpair(controller, qid)
             for controller in subsystem.controllers

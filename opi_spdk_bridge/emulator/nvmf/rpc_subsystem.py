@@ -1,11 +1,10 @@
 """The methods that make, show and delete subsystems and their namespaces."""
 
-import asyncio
 import binascii
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..reactor import Signal, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, NVMF_FAILURE, MethodTable, RpcError
 from ..schema import U8, U16, U32, Uuid
 from .subsystem import CNTLID_MAX, CNTLID_MIN, NamespaceOptions, Subsystem, SubsystemOptions
@@ -126,7 +125,7 @@ def _options(params: CreateSubsystem) -> SubsystemOptions:
 
 
 @methods.rpc("nvmf_create_subsystem", CreateSubsystem)
-def create_subsystem(target: "Target", params: CreateSubsystem) -> Coroutine[Any, Any, None]:
+def create_subsystem(target: "Target", params: CreateSubsystem) -> Work[None]:
     if params.tgt_name not in (None, NAME):
         raise RpcError(INTERNAL_ERROR, f"Unable to find target {params.tgt_name}")
     options = _options(params)
@@ -137,11 +136,15 @@ def create_subsystem(target: "Target", params: CreateSubsystem) -> Coroutine[Any
     if not CNTLID_MIN <= params.min_cntlid <= params.max_cntlid <= CNTLID_MAX:
         target.nvmf.forget_subsystem(subsystem)
         raise RpcError(INVALID_PARAMS, f"Invalid cntlid range [{params.min_cntlid}-{params.max_cntlid}]")
-    return asyncio.sleep(0)
+    return Work(_started(subsystem.start()))
+
+
+async def _started(started: Signal) -> None:
+    await started
 
 
 @methods.rpc("nvmf_delete_subsystem", NamedSubsystem)
-def delete_subsystem(target: "Target", params: NamedSubsystem) -> Coroutine[Any, Any, None]:
+def delete_subsystem(target: "Target", params: NamedSubsystem) -> Work[None]:
     return target.nvmf.delete_subsystem(target.nvmf.find(params.nqn, params.tgt_name))
 
 
@@ -154,9 +157,9 @@ def get_subsystems(target: "Target", params: GetSubsystems) -> list[dict[str, An
 
 
 @methods.rpc("nvmf_subsystem_add_ns", AddNamespace, relaxed=True)
-def subsystem_add_ns(target: "Target", params: AddNamespace) -> Coroutine[Any, Any, int]:
+def subsystem_add_ns(target: "Target", params: AddNamespace) -> Work[int]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(lambda: _add_ns(subsystem, params.namespace))
+    return subsystem.change(lambda: _add_ns(subsystem, params.namespace), params.namespace.nsid)
 
 
 def _add_ns(subsystem: Subsystem, params: NamespaceParams) -> int:
@@ -185,27 +188,27 @@ def _hex_bytes(name: str, text: str | None, size: int) -> bytes | None:
 
 
 @methods.rpc("nvmf_subsystem_remove_ns", RemoveNamespace)
-def subsystem_remove_ns(target: "Target", params: RemoveNamespace) -> Coroutine[Any, Any, None]:
+def subsystem_remove_ns(target: "Target", params: RemoveNamespace) -> Work[None]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(lambda: subsystem.remove_namespace(params.nsid))
+    return subsystem.change(lambda: subsystem.remove_namespace(params.nsid), params.nsid)
 
 
 @methods.rpc("nvmf_subsystem_set_ns_ana_group", SetAnaGroup)
-def subsystem_set_ns_ana_group(target: "Target", params: SetAnaGroup) -> Coroutine[Any, Any, None]:
+def subsystem_set_ns_ana_group(target: "Target", params: SetAnaGroup) -> Work[None]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(lambda: subsystem.set_ana_group(params.nsid, params.anagrpid))
+    return subsystem.change(lambda: subsystem.set_ana_group(params.nsid, params.anagrpid), params.nsid)
 
 
 @methods.rpc("nvmf_ns_add_host", NamespaceHost)
-def ns_add_host(target: "Target", params: NamespaceHost) -> Coroutine[Any, Any, None]:
+def ns_add_host(target: "Target", params: NamespaceHost) -> Work[None]:
     return _set_visible(target, params, visible=True)
 
 
 @methods.rpc("nvmf_ns_remove_host", NamespaceHost)
-def ns_remove_host(target: "Target", params: NamespaceHost) -> Coroutine[Any, Any, None]:
+def ns_remove_host(target: "Target", params: NamespaceHost) -> Work[None]:
     return _set_visible(target, params, visible=False)
 
 
-def _set_visible(target: "Target", params: NamespaceHost, *, visible: bool) -> Coroutine[Any, Any, None]:
+def _set_visible(target: "Target", params: NamespaceHost, *, visible: bool) -> Work[None]:
     subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(lambda: subsystem.set_visible(params.nsid, params.host, visible=visible))
+    return subsystem.change(lambda: subsystem.set_visible(params.nsid, params.host, visible=visible), params.nsid)

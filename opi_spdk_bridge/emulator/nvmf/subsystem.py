@@ -1,17 +1,19 @@
 """Subsystems with their namespaces, hosts, listeners and controllers (lib/nvmf/subsystem.c)."""
 
-import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from errno import EEXIST, EINVAL, ENOENT, EPERM
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from ..bdev.device import Descriptor
 from ..bdev.layer import BdevLayer
 from ..keyring import Key, Keyring
+from ..reactor import Reactor, Signal, Thread, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, RpcError, errno_error
 from .nqn import is_valid_nqn
+from .states import State, States
 from .transport import Transport
 from .trid import TransportId
 
@@ -137,9 +139,11 @@ class Controller(Protocol):
 
 
 class Subsystem:
-    """One subsystem. Changes to its namespaces and listeners are made while it is paused: a turn after the call."""
+    """One subsystem. Changes to its namespaces and listeners are made while it is paused (states.py)."""
 
-    def __init__(self, nqn: str, options: SubsystemOptions, bdevs: BdevLayer, *, discovery: bool = False) -> None:
+    def __init__(
+        self, nqn: str, options: SubsystemOptions, bdevs: BdevLayer, reactor: Reactor, *, discovery: bool = False
+    ) -> None:
         self.nqn = nqn
         self.options = options
         self.discovery = discovery
@@ -151,25 +155,69 @@ class Subsystem:
         self._lowest_free_nsid = 1
         self._next_cntlid = options.min_cntlid
         self._bdevs = bdevs
+        self._reactor = reactor
+        self._states = States(reactor, State.ACTIVE if discovery else State.INACTIVE, self._update_poll_group)
+        self._with_channel: list[Namespace] = []
 
-    def change(self, operation: Callable[[], T]) -> Coroutine[Any, Any, T]:
-        """Makes a change a turn later, when the subsystem is paused, and answers what `operation` does.
+    def start(self) -> Signal:
+        return self._states.request(State.ACTIVE)
 
-        An OSError of `operation` becomes "Invalid parameters", as for nearly every cause. Raises RpcError at once
-        while the subsystem is being deleted; the coroutine raises it when a deletion was asked for meanwhile, though
-        the change was made.
+    def stop_for_destroy(self) -> Signal:
+        """From now on nothing may change. Raises RpcError the second time."""
+        if self.destroying:
+            raise RpcError(INTERNAL_ERROR, "Subsystem is already being destroyed.")
+        self.destroying = True
+        return self._states.request(State.INACTIVE)
+
+    def change(self, operation: Callable[[], T | Awaitable[T]], nsid: int = 0) -> Work[T]:
+        """Makes a change while the subsystem is paused, and answers what `operation` does once it is resumed.
+
+        An OSError of `operation` becomes "Invalid parameters", as for nearly every cause; a failure is answered before
+        the subsystem is resumed. Raises RpcError at once while the subsystem is being deleted; the work fails with it
+        when a deletion was asked for meanwhile, though the change was made. `nsid` is the namespace to drain.
         """
         self._check_not_destroying()
-        return self._change(operation)
+        return Work(self._change(operation, nsid))
 
-    async def _change(self, operation: Callable[[], T]) -> T:
-        await asyncio.sleep(0)
+    async def _change(self, operation: Callable[[], T | Awaitable[T]], nsid: int) -> T:
+        await self._states.request(State.PAUSED, drain=nsid != 0)
         try:
             answer = operation()
-        except OSError:
-            raise RpcError(INVALID_PARAMS, "Invalid parameters") from None
+            result = await answer if isinstance(answer, Awaitable) else answer
+        except (OSError, RpcError) as error:
+            self._resume()
+            raise error if isinstance(error, RpcError) else RpcError(INVALID_PARAMS, "Invalid parameters") from None
         self._check_not_destroying()
+        await self._states.request(State.ACTIVE)
+        return result
+
+    def look(self, operation: Callable[[], T]) -> Work[T]:
+        """What `operation` says of the subsystem while it is paused, answered before it is resumed."""
+        self._check_not_destroying()
+        return Work(self._look(operation))
+
+    async def _look(self, operation: Callable[[], T]) -> T:
+        await self._states.request(State.PAUSED)
+        answer = operation()
+        self._resume()
         return answer
+
+    def _resume(self) -> None:
+        if not self.destroying:
+            self._states.request(State.ACTIVE)
+
+    def _update_poll_group(self, state: State) -> None:
+        """The poll group has a channel to the bdev of every namespace. It closes one by a message to itself."""
+        if state is State.PAUSED:
+            return
+        wanted = list(self._namespaces.values()) if state is State.ACTIVE else []
+        for namespace in wanted:
+            if namespace not in self._with_channel:
+                self._bdevs.open_channel(namespace.descriptor.bdev)
+        for namespace in self._with_channel:
+            if namespace not in wanted:
+                self._reactor.send(Thread.POLL_GROUP, partial(self._bdevs.close_channel, namespace.descriptor.bdev))
+        self._with_channel = wanted
 
     def _check_not_destroying(self) -> None:
         if self.destroying:
@@ -217,9 +265,8 @@ class Subsystem:
             always_visible=not options.no_auto_visible,
             ptpl_file=options.ptpl_file,
         )
-        descriptor.on_remove = lambda: self._hot_remove(namespace)
+        descriptor.on_remove = partial(self._hot_remove, nsid)
         descriptor.on_resize = self.notify_controllers
-        self._bdevs.open_channel(descriptor)
         self._namespaces[nsid] = namespace
         self.notify_controllers()
         return nsid
@@ -242,9 +289,16 @@ class Subsystem:
         self._bdevs.close(namespace.descriptor)
         self.notify_controllers()
 
-    def _hot_remove(self, namespace: Namespace) -> None:
-        if self._namespaces.get(namespace.nsid) is namespace:
-            self.remove_namespace(namespace.nsid)
+    def _hot_remove(self, nsid: int) -> None:
+        """Removes the namespace once the subsystem is paused, whichever has the NSID by then."""
+        if not self.destroying:
+            Work(self._remove_paused(nsid))
+
+    async def _remove_paused(self, nsid: int) -> None:
+        await self._states.request(State.PAUSED, drain=True)
+        if nsid in self._namespaces:
+            self.remove_namespace(nsid)
+        self._resume()
 
     def set_ana_group(self, nsid: int, anagrpid: int) -> None:
         """Raises OSError: no such namespace or group."""
@@ -313,12 +367,19 @@ class Subsystem:
             raise errno_error(EINVAL)
         self.listeners.insert(0, listener)
 
-    def remove_listener(self, trid: TransportId) -> None:
-        """Ends the connections made through it. Raises OSError ENOENT."""
+    def remove_listener(self, trid: TransportId) -> Work[None]:
+        """Ends the connections made through it, then gives up the address. Raises OSError ENOENT.
+
+        What asks for the address in between takes over what listens there.
+        """
         listener = self.find_listener(trid)
         if listener is None:
             raise errno_error(ENOENT)
         self.listeners.remove(listener)
+        return Work(self._stop_listen(listener))
+
+    async def _stop_listen(self, listener: SubsystemListener) -> None:
+        await self._reactor.visit()
         for controller in list(self.controllers):
             if controller.listen_trid.canonical() == listener.trid.canonical():
                 controller.disconnect()
@@ -354,8 +415,9 @@ class Subsystem:
     def destroy(self, keyring: Keyring) -> None:
         for controller in list(self.controllers):
             controller.disconnect()
-        for listener in list(self.listeners):
-            self.remove_listener(listener.trid)
+        for listener in self.listeners:
+            listener.transport.stop_listen(listener.trid)
+        self.listeners.clear()
         for host in list(self.hosts):
             self.remove_host(host.nqn, keyring)
         for nsid in list(self._namespaces):

@@ -1,14 +1,14 @@
 """The NVMe-oF target of one emulated process (struct spdk_nvmf_tgt)."""
 
-import asyncio
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from errno import EEXIST, EINVAL
 from typing import Any
 
 from ..bdev.layer import BdevLayer
 from ..keyring import PSK_LENGTH_MAX, Key, Keyring, parse_psk
+from ..reactor import Reactor, Signal, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, RpcError, errno_error
 from .association import QpairCounts, TcpPort
 from .nqn import DISCOVERY_NQN, is_valid_nqn
@@ -43,16 +43,17 @@ class TargetOptions:
 
 
 class NvmfTarget:
-    def __init__(self, bdevs: BdevLayer, keyring: Keyring) -> None:
+    def __init__(self, bdevs: BdevLayer, keyring: Keyring, reactor: Reactor) -> None:
         self.options = TargetOptions()
-        self.transports: dict[str, Transport] = {}
+        self.transports: list[Transport] = []
         self.referrals: list[Referral] = []
         self.counts = QpairCounts()
         self._bdevs = bdevs
         self._keyring = keyring
+        self._reactor = reactor
         self._subsystems: dict[str, Subsystem] = {}
         discovery = SubsystemOptions(max_namespaces=0, allow_any_host=True)
-        self._subsystems[DISCOVERY_NQN] = Subsystem(DISCOVERY_NQN, discovery, bdevs, discovery=True)
+        self._subsystems[DISCOVERY_NQN] = Subsystem(DISCOVERY_NQN, discovery, bdevs, reactor, discovery=True)
 
     def __iter__(self) -> Iterator[Subsystem]:
         return (self._subsystems[nqn] for nqn in sorted(self._subsystems))
@@ -75,29 +76,30 @@ class NvmfTarget:
             raise errno_error(EINVAL)
         if len(self._subsystems) >= (self.options.max_subsystems or MAX_SUBSYSTEMS_DEFAULT):
             raise errno_error(EINVAL)
-        self._subsystems[nqn] = Subsystem(nqn, options, self._bdevs)
+        self._subsystems[nqn] = Subsystem(nqn, options, self._bdevs, self._reactor)
         return self._subsystems[nqn]
 
     def forget_subsystem(self, subsystem: Subsystem) -> None:
         subsystem.destroy(self._keyring)
         del self._subsystems[subsystem.nqn]
 
-    def delete_subsystem(self, subsystem: Subsystem) -> Coroutine[Any, Any, None]:
-        """Deletes a subsystem a turn later. Until then the target still shows it, but refuses to change it.
+    def delete_subsystem(self, subsystem: Subsystem) -> Work[None]:
+        """Deletes a subsystem once it has stopped. Until then the target still shows it, but refuses to change it.
 
         Raises RpcError the second time.
         """
-        if subsystem.destroying:
-            raise RpcError(INTERNAL_ERROR, "Subsystem is already being destroyed.")
-        subsystem.destroying = True
-        return self._delete(subsystem)
+        return Work(self._delete(subsystem, subsystem.stop_for_destroy()))
 
-    async def _delete(self, subsystem: Subsystem) -> None:
-        await asyncio.sleep(0)
+    async def _delete(self, subsystem: Subsystem, stopped: Signal) -> None:
+        await stopped
         self.forget_subsystem(subsystem)
 
+    def find_transport(self, trtype: str) -> Transport | None:
+        return next((transport for transport in self.transports if transport.trtype == trtype), None)
+
     def add_transport(self, trtype: str, options: TransportOptions, extra: dict[str, Any]) -> None:
-        self.transports[trtype] = Transport(trtype, options, extra, self._listen_tcp)
+        """Of one type there can be several: they were asked for together."""
+        self.transports.append(Transport(trtype, options, extra, self._listen_tcp))
 
     def _listen_tcp(self, listener: socket.socket, trid: TransportId, secure: bool) -> TcpPort:
         return TcpPort(listener, trid, secure=secure, find_subsystem=self._subsystems.get, counts=self.counts)
@@ -110,7 +112,7 @@ class NvmfTarget:
         try:
             if host.dhchap_ctrlr_key is not None and host.dhchap_key is None:
                 raise errno_error(EINVAL)
-            if psk_name is not None and "TCP" in self.transports:
+            if psk_name is not None and self.find_transport("TCP"):
                 host.psk_key = self._keyring.get(psk_name)
                 host.psk = self._read_psk(host.psk_key)
             subsystem.add_host(host)
@@ -150,5 +152,5 @@ class NvmfTarget:
         self.options.max_subsystems = count
 
     def close(self) -> None:
-        for transport in self.transports.values():
+        for transport in self.transports:
             transport.close()
