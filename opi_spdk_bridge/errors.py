@@ -55,6 +55,20 @@ class FailedPrecondition(BridgeError):
     reason = "FAILED_PRECONDITION"
 
 
+class Unauthenticated(BridgeError):
+    """Nobody knows who asks."""
+
+    code = code_pb2.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(BridgeError):
+    """Who asks may not do that."""
+
+    code = code_pb2.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
+
+
 class Aborted(BridgeError):
     """A conflict that may be gone when the client tries again."""
 

@@ -11,14 +11,14 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from opi_spdk_bridge import errors
+from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.core import fields, paging
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import Journal
@@ -29,6 +29,8 @@ from opi_spdk_bridge.core.registry import Entry, Registry
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+_STATUS_LIMIT_S = 2.0  # how long a Get waits for the target before it answers with the last known status
 
 
 class Engine:
@@ -61,10 +63,11 @@ class Engine:
         record = self._visible(name)
         if self._target.connected:
             try:
-                observation = await entry.kind.observe(record, self._target.view())
+                with deadline.limit(deadline.remaining_s(_STATUS_LIMIT_S)):
+                    observation = await entry.kind.observe(record, self._target.view())
                 self._catalog.show(name, observation.shown)
-            except (errors.Unavailable, errors.OutcomeUnknown):
-                log.debug("%s: answered from the store, the target did not tell its status", name)
+            except errors.BridgeError as problem:
+                log.debug("%s: answered from the store, the target did not tell its status: %s", name, problem)
         return self._present(entry, record)
 
     async def list(self, entry: Entry, parent: str, page_size: int, page_token: str) -> paging.Page:
@@ -93,15 +96,17 @@ class Engine:
         if len(entry.names.collections) > 1:
             parent = entry.names.parse_parent(parent)
         name = entry.names.child(parent, resource_id(given_id, f"{field}_id"))
-        desired = self._checked(entry.kind, resource, field)
-        return await self._to_its_end(self._create(entry, name, desired))
+        with _in_field(field):
+            desired = self._checked(entry.kind, resource, field)
+            return await self._to_its_end(self._create(entry, name, desired))
 
     async def update(
         self, entry: Entry, resource: Any, mask: Sequence[str], allow_missing: bool, field: str
     ) -> Message:
         """Changes the fields that the mask names (AIP-134); with `allow_missing` creates what is not there."""
         name = entry.names.parse(resource.name, f"{field}.name")
-        return await self._to_its_end(self._update(entry, name, resource, mask, allow_missing, field))
+        with _in_field(field):
+            return await self._to_its_end(self._update(entry, name, resource, mask, allow_missing, field))
 
     async def delete(self, entry: Entry, name: str, allow_missing: bool) -> None:
         """Deletes it; raises FailedPrecondition naming what stands on it."""
@@ -362,12 +367,8 @@ class Engine:
 
     def _valid(self, kind: AnyKind, desired: Message, field: str) -> Message:
         fields.check(desired, field)
-        try:
-            kind.normalise(desired)
-            kind.check(desired)
-        except errors.BridgeError as problem:
-            problem.field = f"{field}.{problem.field}" if problem.field else field
-            raise
+        kind.normalise(desired)
+        kind.check(desired)
         return desired
 
     def _same_request(self, kind: AnyKind, existing: Record, desired: Message) -> bool:
@@ -415,6 +416,17 @@ def _with(record: Record, settled: Settled) -> Record:
 
 def _next(record: Record) -> dict[str, Any]:
     return {"revision": record.revision + 1, "updated_at": time.time()}
+
+
+@contextmanager
+def _in_field(field: str) -> Iterator[None]:
+    """Kinds name fields of the resource: in errors of a request they are below the request's field."""
+    try:
+        yield
+    except errors.BridgeError as problem:
+        if problem.field and problem.field.partition(".")[0] not in (field, "update_mask", "parent"):
+            problem.field = f"{field}.{problem.field}"
+        raise
 
 
 def _not_found(name: str) -> errors.NotFound:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 from .faults import Fault
 from .framing import Scanner
+from .reactor import Work
 from .registry import INTERNAL_ERROR, RpcError
 from .requests import (
     InvalidRequestError,
@@ -20,7 +21,6 @@ from .requests import (
     parse_request,
     result_answer,
 )
-from .reactor import Work
 from .target import Target
 
 logger = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ Message = Callable[[], object]
 
 
 class Thread(IntEnum):
-    """The threads, in the order of their turns."""
+    """The threads, in the order of their turns: a look at the sockets is the end of the application's turn."""
 
-    APP = 0
-    POLL_GROUP = 1
+    POLL_GROUP = 0
+    APP = 1
 
 
 class Wait(Protocol):
@@ -33,10 +33,10 @@ class Wait(Protocol):
 
 
 class Reactor:
-    """The messages under way. `schedule` has `run` called soon, unless it is running."""
+    """The messages under way."""
 
-    def __init__(self, schedule: Callable[[Callable[[], None]], object]) -> None:
-        self._schedule = schedule
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._queues: dict[Thread, deque[Message]] = {thread: deque() for thread in Thread}
         self._awake = False
 
@@ -44,7 +44,7 @@ class Reactor:
         self._queues[thread].append(message)
         if not self._awake:
             self._awake = True
-            self._schedule(self.run)
+            self._loop.call_soon(self.run)
 
     def run(self) -> None:
         """Turn after turn until no message is left: all that happens between two looks at the sockets."""
@@ -61,6 +61,12 @@ class Reactor:
     def visit(self, on_poll_group: Message | None = None) -> "Hops":
         """A visit to the poll group, where `on_poll_group` is done, and the message back."""
         return Hops(self, [(Thread.POLL_GROUP, on_poll_group), (Thread.APP, None)])
+
+    def sleep(self, duration_s: float) -> "Signal":
+        """A poller of the application's thread that finds its work done after this time."""
+        over = Signal()
+        self._loop.call_later(duration_s, over.set)
+        return over
 
 
 class Signal:
@@ -110,7 +116,7 @@ class Hops(Signal):
 
 
 class Work(Signal, Generic[T]):
-    """Runs a coroutine that awaits nothing but Waits: at once up to the first, and on within the message it waits for."""
+    """Runs a coroutine that awaits nothing but Waits: up to the first at once, and on within what it waits for."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         super().__init__()

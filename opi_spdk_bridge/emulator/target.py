@@ -60,7 +60,7 @@ class Target:
     """The state of one `spdk_tgt`."""
 
     def __init__(self, options: EmulatorOptions, configuration: Configuration) -> None:
-        self.reactor = Reactor(asyncio.get_running_loop().call_soon)
+        self.reactor = Reactor()
         self.notifications = Notifications()
         self.keyring = Keyring()
         self.crypto_keys = CryptoKeys()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .bdev.device import Descriptor
 from .bdev.layer import BdevLayer
 from .cpumask import CORE_MASK, parse_cpumask
+from .reactor import Work
 from .registry import INTERNAL_ERROR, NVMF_FAILURE, VHOST_FAILURE, Failure, MethodTable, errno_error
 from .schema import I32, U32
 
@@ -120,10 +121,14 @@ class BlkController(Controller):
 
 @dataclass
 class ScsiTarget:
-    """One SCSI target with one LUN; `device_id` counts SCSI devices of the whole process."""
+    """One SCSI target with one LUN; `device_id` counts SCSI devices of the whole process.
+
+    It is `present` once the sessions have been told of it, and until they are to be told that it goes.
+    """
 
     device_id: int
     descriptor: Descriptor
+    present: bool = False
 
 
 @dataclass(eq=False)
@@ -157,6 +162,7 @@ class ScsiController(Controller):
                     "luns": [{"id": 0, "bdev_name": target.descriptor.bdev.name}],
                 }
                 for number, target in sorted(self.targets.items())
+                if target.present
             ]
         }
 
@@ -219,8 +225,13 @@ class Vhost:
             self._bdevs.close(descriptor)
             raise
         controller.descriptor = descriptor
-        descriptor.on_remove = lambda: controller.release(self._bdevs)
+        descriptor.on_remove = lambda: Work(self._release(controller))
         self._controllers[params.ctrlr] = controller
+
+    async def _release(self, controller: BlkController) -> None:
+        """The bdev is closed once the sessions know that it goes."""
+        await self._visit_sessions()
+        controller.release(self._bdevs)
 
     def create_scsi(self, params: "CreateScsi") -> None:
         mask = self.check(params.ctrlr, params.cpumask)
@@ -243,9 +254,19 @@ class Vhost:
             descriptor = self._bdevs.open(params.bdev_name, writable=True)
         except OSError:
             raise errno_error(EINVAL) from None
-        descriptor.on_remove = lambda: controller.remove_target(self._bdevs, number)
+        descriptor.on_remove = lambda: Work(self._remove_target(controller, number))
         controller.targets[number] = ScsiTarget(self._free_device_id(), descriptor)
+        Work(self._tell_sessions_of(controller.targets[number]))
         return number
+
+    async def _tell_sessions_of(self, target: ScsiTarget) -> None:
+        await self._visit_sessions()
+        target.present = True
+
+    async def _visit_sessions(self) -> None:
+        """A message to the thread of the controller and one back; both are the application's."""
+        await self._bdevs.reactor.message()
+        await self._bdevs.reactor.message()
 
     def _free_device_id(self) -> int:
         taken = {
@@ -256,12 +277,18 @@ class Vhost:
         }
         return next(number for number in range(len(taken) + 1) if number not in taken)
 
-    def remove_target(self, name: str, number: int) -> None:
+    def remove_target(self, name: str, number: int) -> Work[None]:
+        """Raises OSError: EINVAL, or EBUSY for a target that is not there, not yet or no longer."""
         controller = self.find_scsi(name)
         if number >= SCSI_TARGETS_MAX:
             raise errno_error(EINVAL)
-        if number not in controller.targets:
+        if number not in controller.targets or not controller.targets[number].present:
             raise errno_error(EBUSY)
+        return Work(self._remove_target(controller, number))
+
+    async def _remove_target(self, controller: ScsiController, number: int) -> None:
+        controller.targets[number].present = False
+        await self._visit_sessions()
         controller.remove_target(self._bdevs, number)
 
     def delete(self, name: str) -> None:
@@ -352,8 +379,8 @@ def scsi_controller_add_target(target: "Target", params: AddTarget) -> int:
 
 
 @methods.rpc("vhost_scsi_controller_remove_target", RemoveTarget)
-def scsi_controller_remove_target(target: "Target", params: RemoveTarget) -> None:
-    target.vhost.remove_target(params.ctrlr, params.scsi_target_num)
+def scsi_controller_remove_target(target: "Target", params: RemoveTarget) -> Work[None]:
+    return target.vhost.remove_target(params.ctrlr, params.scsi_target_num)
 
 
 @methods.rpc("vhost_delete_controller", NamedController)

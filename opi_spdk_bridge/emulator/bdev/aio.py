@@ -5,11 +5,11 @@ import asyncio
 import fcntl
 import os
 import stat
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from errno import EINVAL, ENODEV, ENOTSUP
 from typing import TYPE_CHECKING, Any
 
+from ..reactor import Work
 from ..registry import BDEV_FAILURE, MethodTable, errno_error
 from ..schema import U32, Uuid
 from .device import Bdev
@@ -114,7 +114,7 @@ def _choose_block_size(params: CreateAio, fd: int) -> int:
 
 
 @methods.rpc("bdev_aio_create", CreateAio)
-def create(target: "Target", params: CreateAio) -> Coroutine[Any, Any, str]:
+def create(target: "Target", params: CreateAio) -> Work[str]:
     fd = os.open(params.filename, os.O_CLOEXEC | (os.O_RDONLY if params.readonly else os.O_RDWR))
     try:
         if params.nowait and not stat.S_ISBLK(os.fstat(fd).st_mode):
@@ -123,11 +123,11 @@ def create(target: "Target", params: CreateAio) -> Coroutine[Any, Any, str]:
     except OSError:
         os.close(fd)
         raise
-    return _examined(params.name)
+    return Work(_examined(target, params.name))
 
 
-async def _examined(name: str) -> str:
-    await asyncio.sleep(0)
+async def _examined(target: "Target", name: str) -> str:
+    await target.bdevs.wait_for_examine()
     return name
 
 
@@ -149,5 +149,5 @@ def rescan(target: "Target", params: Name) -> None:
 
 
 @methods.rpc("bdev_aio_delete", Name)
-def delete(target: "Target", params: Name) -> Coroutine[Any, Any, None]:
+def delete(target: "Target", params: Name) -> Work[None]:
     return target.bdevs.unregister_by_name(params.name, AioBdev.module)

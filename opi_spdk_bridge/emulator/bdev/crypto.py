@@ -2,7 +2,6 @@
 
 import hashlib
 import uuid
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENODEV
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from ..accel import CryptoKey, CryptoKeys
+from ..reactor import Thread, Work
 from ..registry import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -40,6 +40,7 @@ PASSED_ON = frozenset({"read", "write", "unmap", "flush", "reset"})
 class CryptoBdev(Bdev):
     module = "crypto"
     product_name = "crypto"
+    destruct_turns = 1
 
     def __init__(self, name: str, base: Descriptor, key: CryptoKey, layer: BdevLayer) -> None:
         below = base.bdev
@@ -73,10 +74,11 @@ class CryptoBdev(Bdev):
         }
 
     def channel_opened(self) -> None:
-        self._layer.open_channel(self._base)
+        self._layer.open_channel(self._base.bdev)
 
     def channel_closed(self) -> None:
-        self._layer.close_channel(self._base)
+        """The channel to the base is closed by a message, as every channel."""
+        self._layer.reactor.send(Thread.POLL_GROUP, partial(self._layer.close_channel, self._base.bdev))
 
     def record(self, kind: Kind, ops: int, size_bytes: int, latency_ticks: int) -> None:
         super().record(kind, ops, size_bytes, latency_ticks)
@@ -208,10 +210,10 @@ def create(target: "Target", params: CreateCrypto) -> str:
 
 
 @methods.rpc("bdev_crypto_delete", Name, failure=NVMF_FAILURE)
-def delete(target: "Target", params: Name) -> Coroutine[Any, Any, None]:
-    return _delete(target, params.name, target.bdevs.unregister_by_name(params.name, CryptoBdev.module))
+def delete(target: "Target", params: Name) -> Work[None]:
+    return Work(_delete(target, params.name, target.bdevs.unregister_by_name(params.name, CryptoBdev.module)))
 
 
-async def _delete(target: "Target", name: str, removal: Coroutine[Any, Any, None]) -> None:
+async def _delete(target: "Target", name: str, removal: Work[None]) -> None:
     await removal
     target.crypto.forget(name)

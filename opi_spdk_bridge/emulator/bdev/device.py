@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from ..reactor import Signal
 from .stat import IoStat, Kind
 
 IO_TYPES = (
@@ -86,7 +87,6 @@ class Descriptor:
     writable: bool
     on_remove: Callable[[], object]
     on_resize: Callable[[], object]
-    channels: int = 0
 
 
 @dataclass
@@ -104,6 +104,8 @@ class Bdev:
     product_name = ""
     io_types: frozenset[str] = frozenset()
     memory_domains: tuple[str, ...] = ()
+    destruct_turns = 0
+    """How many turns a module takes to let go of a device."""
 
     def __init__(
         self,
@@ -126,6 +128,9 @@ class Bdev:
         self.aliases: list[str] = []
         self.status = Status.READY
         self.descriptors: list[Descriptor] = []
+        self.channels = 0
+        self.unused = Signal()
+        self.idle = Signal()
         self.claimed_by: str | None = None
         self.qos: Qos | None = None
         self.qos_changing = False
@@ -133,10 +138,6 @@ class Bdev:
         self.channel_stat = IoStat()
         self.queue_sampling_period_us = 0
         self.histogram: str | None = None
-
-    @property
-    def channels(self) -> int:
-        return sum(descriptor.channels for descriptor in self.descriptors)
 
     def supports(self, io_type: str) -> bool:
         """What the layer can do for the module counts: zeroes can be written by any device that writes."""

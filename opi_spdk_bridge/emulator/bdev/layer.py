@@ -1,12 +1,12 @@
 """The bdev layer (lib/bdev/bdev.c): names, opening, claims, examination, removal under what stands on a bdev."""
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import EAGAIN, EBUSY, EEXIST, EINVAL, ENODEV, EPERM
-from typing import Any
+from functools import partial
 
 from ..notifications import Notifications
+from ..reactor import Hops, Reactor, Signal, Thread, Work
 from ..registry import errno_error
 from ..schema import U32
 from .device import RATE_LIMITS, Bdev, Descriptor, Qos, Status
@@ -17,7 +17,8 @@ EXAMINE_LATENCY_TICKS = 100_000
 IOS_PER_SEC_STEP = 1000
 MBYTES_PER_SEC_MAX = (2**64 - 1) // 2**20
 
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+EXAMINE_TURNS = 4
+"""How many turns the modules' reads of a new bdev take."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ def ignore() -> None:
 class BdevLayer:
     """All bdevs of one target. Lookups by name, alias and UUID are dictionary lookups."""
 
-    def __init__(self, notifications: Notifications, spawn: Spawn) -> None:
+    def __init__(self, notifications: Notifications, reactor: Reactor) -> None:
         self._notifications = notifications
-        self._spawn = spawn
+        self.reactor = reactor
         self._by_name: dict[str, Bdev] = {}
         self._devices: dict[str, Bdev] = {}
-        self._gone: dict[Bdev, asyncio.Future[None]] = {}
+        self._examining = 0
+        self._examined = Signal()
         self.examiners: list[Callable[[Bdev], None]] = []
         self.options = LayerOptions()
         self.examine_allowed: list[str] = []
@@ -72,7 +74,23 @@ class BdevLayer:
         self._devices[bdev.name] = bdev
         if self.options.bdev_auto_examine or bdev.name in self.examine_allowed or bdev.uuid in self.examine_allowed:
             self.examine(bdev)
-        self._notifications.send("bdev_register", bdev.name)
+        self._examining += 1
+        Work(self._finish_registration(self._open(bdev, writable=False)))
+
+    async def _finish_registration(self, held: Descriptor) -> None:
+        """A new bdev is announced once it is examined, and cannot go before."""
+        for _ in range(EXAMINE_TURNS):
+            await self.reactor.message()
+        self._examining -= 1
+        if not self._examining:
+            examined, self._examined = self._examined, Signal()
+            examined.set()
+        self._notifications.send("bdev_register", held.bdev.name)
+        self.close(held)
+
+    async def wait_for_examine(self) -> None:
+        """Waits until no bdev is being examined."""
+        await (self._examined if self._examining else self.reactor.message())
 
     def examine(self, bdev: Bdev) -> None:
         for examiner in self.examiners:
@@ -106,7 +124,12 @@ class BdevLayer:
         if writable and bdev.claimed_by is not None:
             raise errno_error(EPERM)
         self.start_qos(bdev)
-        descriptor = Descriptor(bdev, writable, on_remove, on_resize)
+        descriptor = self._open(bdev, writable=writable)
+        descriptor.on_remove, descriptor.on_resize = on_remove, on_resize
+        return descriptor
+
+    def _open(self, bdev: Bdev, *, writable: bool) -> Descriptor:
+        descriptor = Descriptor(bdev, writable, ignore, ignore)
         bdev.descriptors.append(descriptor)
         return descriptor
 
@@ -119,53 +142,52 @@ class BdevLayer:
     def release(self, descriptor: Descriptor) -> None:
         descriptor.bdev.claimed_by = None
 
-    def open_channel(self, descriptor: Descriptor) -> None:
+    def open_channel(self, bdev: Bdev) -> None:
         """Opens an I/O channel; limits that were only noted start to run."""
-        bdev = descriptor.bdev
-        first = not bdev.channels
-        descriptor.channels += 1
+        bdev.channels += 1
         if bdev.qos:
             bdev.qos.running = True
-        if first:
+        if bdev.channels == 1:
             bdev.channel_opened()
 
-    def close_channel(self, descriptor: Descriptor) -> None:
+    def close_channel(self, bdev: Bdev) -> None:
         """Closes an I/O channel; the last one hands its counters to the bdev."""
-        bdev = descriptor.bdev
-        descriptor.channels -= 1
+        bdev.channels -= 1
         if not bdev.channels:
-            bdev.stat = bdev.total_stat()
+            bdev.stat.add(bdev.channel_stat)
             bdev.channel_stat.reset("all")
             bdev.channel_closed()
+            self._check_unused(bdev)
 
     def close(self, descriptor: Descriptor) -> None:
-        """Closes a descriptor with its channels."""
         bdev = descriptor.bdev
-        while descriptor.channels:
-            self.close_channel(descriptor)
         bdev.descriptors.remove(descriptor)
-        if not bdev.descriptors:
-            if bdev.qos:
-                bdev.qos.running = False
-            gone = self._gone.get(bdev)
-            if gone and not gone.done():
-                gone.set_result(None)
+        if not bdev.descriptors and bdev.qos:
+            bdev.qos.running = False
+        self._check_unused(bdev)
 
-    def unregister(self, bdev: Bdev) -> Coroutine[Any, Any, None]:
-        """Marks a bdev as going, at once; the coroutine removes what stands on it and ends when it is gone.
+    def _check_unused(self, bdev: Bdev) -> None:
+        """Tells the removal of a bdev how far it may go: nothing has it open, then nothing has a channel either."""
+        if bdev.status is Status.REMOVING and not bdev.descriptors and not bdev.qos_changing:
+            bdev.unused.set()
+            if not bdev.channels:
+                bdev.idle.set()
+
+    def unregister(self, bdev: Bdev) -> Work[None]:
+        """Marks a bdev as going, at once; the work removes what stands on it and ends when it is gone.
 
         Raises OSError EBUSY when it is going already.
         """
         if bdev.status is not Status.READY:
             raise errno_error(EBUSY)
         bdev.status = Status.UNREGISTERING
-        return self._remove(bdev)
+        return Work(self._remove(bdev))
 
-    def unregister_soon(self, bdev: Bdev) -> asyncio.Task[None] | None:
+    def unregister_soon(self, bdev: Bdev) -> Work[None] | None:
         """Removes a bdev without waiting for it; one that is going already is left to go."""
-        return self._spawn(self.unregister(bdev)) if bdev.status is Status.READY else None
+        return self.unregister(bdev) if bdev.status is Status.READY else None
 
-    def unregister_by_name(self, name: str, module: str) -> Coroutine[Any, Any, None]:
+    def unregister_by_name(self, name: str, module: str) -> Work[None]:
         """As `unregister`. Raises OSError ENODEV, also when the bdev belongs to another module."""
         bdev = self.find(name)
         if bdev.module != module:
@@ -173,21 +195,31 @@ class BdevLayer:
         return self.unregister(bdev)
 
     async def _remove(self, bdev: Bdev) -> None:
-        await asyncio.sleep(0)
+        await self._visit_channels(bdev)
         bdev.status = Status.REMOVING
-        self._gone[bdev] = asyncio.get_running_loop().create_future()
-        for descriptor in list(bdev.descriptors):
-            descriptor.on_remove()
-        if bdev.descriptors:
-            await self._gone[bdev]
-        del self._gone[bdev]
+        for descriptor in bdev.descriptors:
+            self.reactor.send(Thread.APP, partial(self._tell, descriptor, descriptor.on_remove))
+        self._check_unused(bdev)
+        await bdev.unused
         for name in (bdev.name, *bdev.aliases):
             del self._by_name[name]
             if name in self.examine_allowed:
                 self.examine_allowed.remove(name)
         del self._devices[bdev.name]
         self._notifications.send("bdev_unregister", bdev.name)
+        await bdev.idle
+        await self.reactor.message()
         bdev.destruct()
+        for _ in range(bdev.destruct_turns):
+            await self.reactor.message()
+
+    def _visit_channels(self, bdev: Bdev) -> Hops:
+        """A visit to the threads that have a channel, or just a message when none has."""
+        return self.reactor.visit() if bdev.channels else self.reactor.message()
+
+    def _tell(self, descriptor: Descriptor, event: Callable[[], object]) -> None:
+        if descriptor in descriptor.bdev.descriptors:
+            event()
 
     def resize(self, bdev: Bdev, num_blocks: int) -> None:
         """Raises OSError EBUSY to shrink a bdev that something has open."""
@@ -197,22 +229,30 @@ class BdevLayer:
             raise errno_error(EBUSY)
         self._notifications.send("bdev_resize", bdev.name)
         bdev.num_blocks = num_blocks
-        for descriptor in list(bdev.descriptors):
-            descriptor.on_resize()
+        for descriptor in bdev.descriptors:
+            self.reactor.send(Thread.APP, partial(self._tell, descriptor, descriptor.on_resize))
 
     def start_qos(self, bdev: Bdev) -> None:
         """Opening a bdev whose limits are not running tries to start them, which takes the target a turn."""
         if bdev.qos and not bdev.qos.running:
             bdev.qos_changing = True
-            self._spawn(self._end_qos_change(bdev))
+            Work(self._enable_qos(bdev))
 
-    async def _end_qos_change(self, bdev: Bdev) -> None:
-        await asyncio.sleep(0)
+    async def _enable_qos(self, bdev: Bdev) -> None:
+        await self._visit_channels(bdev)
         if bdev.qos and bdev.channels:
             bdev.qos.running = True
-        bdev.qos_changing = False
+        self._end_qos_change(bdev)
 
-    def set_rate_limits(self, bdev: Bdev, limits: dict[str, int | None]) -> Coroutine[Any, Any, None]:
+    async def _update_qos(self, bdev: Bdev) -> None:
+        await Hops(self.reactor, [(Thread.POLL_GROUP, None)])
+        self._end_qos_change(bdev)
+
+    def _end_qos_change(self, bdev: Bdev) -> None:
+        bdev.qos_changing = False
+        self._check_unused(bdev)
+
+    def set_rate_limits(self, bdev: Bdev, limits: dict[str, int | None]) -> Work[None]:
         """Sets limits (None: unchanged, 0: none), rounded up as the target does.
 
         Raises OSError EAGAIN while a change is under way. That is the case for good on a bdev which has limits and no
@@ -227,15 +267,18 @@ class BdevLayer:
         if any(wanted.values()):
             bdev.qos = bdev.qos or Qos()
             bdev.qos.limits = wanted
-            return self._end_qos_change(bdev)
-        return self._disable_qos(bdev)
+            return Work(self._update_qos(bdev) if bdev.qos.running else self._enable_qos(bdev))
+        return Work(self._disable_qos(bdev))
 
     async def _disable_qos(self, bdev: Bdev) -> None:
         if bdev.qos:
             bdev.qos.limits = dict.fromkeys(RATE_LIMITS, 0)
-            await asyncio.sleep(0)
+            running = bdev.qos.running
+            await self._visit_channels(bdev)
+            if running:
+                await Hops(self.reactor, [(Thread.POLL_GROUP, None)])
         bdev.qos = None
-        bdev.qos_changing = False
+        self._end_qos_change(bdev)
 
 
 def _rounded(name: str, limit: int) -> int:

@@ -1,10 +1,10 @@
 """RAM disks (module/bdev/malloc). A block takes memory once it has been written."""
 
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from errno import EINVAL, ENOMEM
 from typing import TYPE_CHECKING, Any
 
+from ..reactor import Work
 from ..registry import BDEV_FAILURE, MethodTable, errno_error
 from ..schema import I32, U32, U64, Uuid
 from .device import ANY_NUMA_ID, Bdev, Metadata
@@ -127,5 +127,5 @@ def create(target: "Target", params: CreateMalloc) -> str:
 
 
 @methods.rpc("bdev_malloc_delete", Name)
-def delete(target: "Target", params: Name) -> Coroutine[Any, Any, None]:
+def delete(target: "Target", params: Name) -> Work[None]:
     return target.bdevs.unregister_by_name(params.name, MallocBdev.module)

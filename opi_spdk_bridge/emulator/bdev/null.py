@@ -1,10 +1,10 @@
 """Devices that read as zeroes and forget what is written (module/bdev/null)."""
 
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from errno import EINVAL
 from typing import TYPE_CHECKING, Any
 
+from ..reactor import Work
 from ..registry import BDEV_FAILURE, MethodTable, errno_error
 from ..schema import I32, U32, U64, Uuid
 from .device import Bdev, Geometry, Metadata
@@ -99,7 +99,7 @@ def create(target: "Target", params: CreateNull) -> str:
 
 
 @methods.rpc("bdev_null_delete", Name)
-def delete(target: "Target", params: Name) -> Coroutine[Any, Any, None]:
+def delete(target: "Target", params: Name) -> Work[None]:
     return target.bdevs.unregister_by_name(params.name, NullBdev.module)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from errno import EINVAL, ETIMEDOUT
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..reactor import Work
 from ..registry import BDEV_FAILURE, INVALID_PARAMS, NVMF_FAILURE, Failure, MethodTable, RpcError, errno_error
 from ..schema import U8, U64
 from .device import IO_TYPES, RATE_LIMITS, Bdev
@@ -87,8 +88,8 @@ def set_options(target: "Target", given: dict[str, Any]) -> None:
 
 
 @methods.plain("bdev_wait_for_examine", "bdev_wait_for_examine requires no parameters")
-def wait_for_examine(target: "Target") -> Coroutine[Any, Any, None]:
-    return asyncio.sleep(0)
+def wait_for_examine(target: "Target") -> Work[None]:
+    return Work(target.bdevs.wait_for_examine())
 
 
 @methods.rpc("bdev_examine", Name, failure=EXAMINE_FAILURE)
@@ -167,7 +168,7 @@ def reset_iostat(target: "Target", params: ResetIostat) -> None:
 
 
 @methods.rpc("bdev_set_qos_limit", SetQosLimit)
-def set_qos_limit(target: "Target", params: SetQosLimit) -> Coroutine[Any, Any, None]:
+def set_qos_limit(target: "Target", params: SetQosLimit) -> Work[None]:
     descriptor = target.bdevs.open(params.name, writable=False)
     try:
         limits = {name: getattr(params, name) for name in RATE_LIMITS}

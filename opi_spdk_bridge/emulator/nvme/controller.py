@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bdev.layer import BdevLayer
 from ..nvmf.trid import TransportId
+from ..reactor import Work
 from ..registry import errno_error
 from .bdev import IoPath, NvmeBdev
 from .connection import Connection, ControllerData, HostIdentity, connect
@@ -118,7 +119,7 @@ class NvmeController:
             bdev.paths.append(path)
         self.paths[nsid] = path
 
-    def _drop_path(self, nsid: int) -> asyncio.Task[None] | None:
+    def _drop_path(self, nsid: int) -> Work[None] | None:
         """The removal of the bdev, when this was its last path."""
         path = self.paths.pop(nsid)
         bdev = self.group.bdevs.get(nsid) if self.group else None
@@ -246,4 +247,4 @@ class NvmeController:
         self.begin_destruct()
         await self._disconnect()
         removals = [self._drop_path(nsid) for nsid in list(self.paths)]
-        await asyncio.gather(*(removal for removal in removals if removal is not None))
+        await asyncio.gather(*(removal.outcome() for removal in removals if removal is not None))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from errno import EALREADY, EEXIST, EINVAL, ENODEV, ENXIO, ERANGE
 from typing import Any
 
-from ..bdev.layer import BdevLayer, Spawn
+from ..bdev.layer import BdevLayer
 from ..keyring import Keyring
 from ..nvmf.trid import TransportId
 from ..registry import errno_error
@@ -18,6 +18,7 @@ from .options import ControllerOptions, ModuleOptions
 
 HOTPLUG_PERIOD_US_DEFAULT = 100_000
 
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 Matches = Callable[[TransportId, HostIdentity], bool]
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from .subsystem import Host, Namespace, Subsystem, SubsystemListener
+from .members import Host, Namespace, SubsystemListener
+from .subsystem import Subsystem
 from .target import MAX_SUBSYSTEMS_DEFAULT, NvmfTarget
 
 Call = dict[str, Any]

@@ -8,9 +8,10 @@ from ..keyring import Key, Keyring
 from ..reactor import Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, NVMF_FAILURE, MethodTable, RpcError, errno_error
 from ..schema import I32, U32, U64
+from .members import Controller, Host, SubsystemListener
 from .nqn import DISCOVERY_NQN, LENGTH_MAX
 from .rpc_subsystem import NamedSubsystem
-from .subsystem import Controller, Host, Subsystem, SubsystemListener
+from .subsystem import Subsystem
 from .target import NAME, Referral
 from .trid import IP_TRANSPORTS, ListenAddress, TransportId, parse_listen_address
 
@@ -142,7 +143,7 @@ def subsystem_remove_host(target: "Target", params: RemoveHost) -> Work[None]:
         subsystem.remove_host(params.host, target.keyring)
     except OSError:
         raise _internal_error() from None
-    return Work(target.nvmf.disconnect_host(subsystem, params.host))
+    return subsystem.disconnect_host(params.host)
 
 
 @methods.rpc("nvmf_subsystem_set_keys", SetKeys)

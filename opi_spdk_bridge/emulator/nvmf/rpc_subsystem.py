@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ..reactor import Signal, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, NVMF_FAILURE, MethodTable, RpcError
 from ..schema import U8, U16, U32, Uuid
-from .subsystem import CNTLID_MAX, CNTLID_MIN, NamespaceOptions, Subsystem, SubsystemOptions
+from .members import CNTLID_MAX, CNTLID_MIN, NamespaceOptions, SubsystemOptions
+from .subsystem import Subsystem
 from .target import NAME
 
 if TYPE_CHECKING:

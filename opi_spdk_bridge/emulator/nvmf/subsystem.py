@@ -2,19 +2,17 @@
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
 from errno import EEXIST, EINVAL, ENOENT, EPERM
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from ..bdev.device import Descriptor
 from ..bdev.layer import BdevLayer
-from ..keyring import Key, Keyring
+from ..keyring import Keyring
 from ..reactor import Reactor, Signal, Thread, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, RpcError, errno_error
+from .members import Controller, Host, Namespace, NamespaceOptions, SubsystemListener, SubsystemOptions
 from .nqn import is_valid_nqn
 from .states import State, States
-from .transport import Transport
 from .trid import TransportId
 
 T = TypeVar("T")
@@ -22,120 +20,8 @@ T = TypeVar("T")
 CLAIM = "NVMe-oF Target"
 GLOBAL_NSID = 2**32 - 1
 LISTENERS_MAX = 16
-CNTLID_MIN, CNTLID_MAX = 1, 0xFFEF
 INTERLEAVED_METADATA_MAX = 64
-ANA_STATES = ("optimized", "non_optimized", "inaccessible")
-
-
-@dataclass
-class SubsystemOptions:
-    """What nvmf_create_subsystem sets; `max_namespaces` is also the highest NSID and ANA group."""
-
-    serial_number: str = "0" * 20
-    model_number: str = "SPDK bdev Controller"
-    admin_label: str = ""
-    max_namespaces: int = 32
-    allow_any_host: bool = False
-    ana_reporting: bool = False
-    min_cntlid: int = CNTLID_MIN
-    max_cntlid: int = CNTLID_MAX
-    dmrsl: int = 2097152
-    wzsl: int = 12
-    passthrough: bool = False
-    enable_nssr: bool = False
-
-
-@dataclass
-class Host:
-    nqn: str
-    dhchap_key: Key | None = None
-    dhchap_ctrlr_key: Key | None = None
-    psk_key: Key | None = None
-    psk: bytes | None = None
-
-    def held_keys(self) -> tuple[Key | None, ...]:
-        return self.dhchap_key, self.dhchap_ctrlr_key, self.psk_key
-
-    def describe(self) -> dict[str, str]:
-        info = {"nqn": self.nqn}
-        if self.dhchap_key:
-            info["dhchap_key"] = self.dhchap_key.name
-        if self.dhchap_ctrlr_key:
-            info["dhchap_ctrlr_key"] = self.dhchap_ctrlr_key.name
-        return info
-
-
-@dataclass(frozen=True)
-class NamespaceOptions:
-    """What nvmf_subsystem_add_ns sets; None: taken from the bdev, NSID and ANA group 0: the first free NSID."""
-
-    nsid: int = 0
-    nguid: bytes | None = None
-    eui64: bytes | None = None
-    uuid: str | None = None
-    anagrpid: int = 0
-    no_auto_visible: bool = False
-    ptpl_file: str | None = None
-
-
-@dataclass(eq=False)
-class Namespace:
-    nsid: int
-    descriptor: Descriptor
-    nguid: bytes
-    eui64: bytes | None
-    uuid: str
-    anagrpid: int
-    always_visible: bool
-    ptpl_file: str | None
-    hosts: list[str] = field(default_factory=list)
-
-    @property
-    def bdev_name(self) -> str:
-        return self.descriptor.bdev.name
-
-    def visible_to(self, host: str) -> bool:
-        return self.always_visible or host in self.hosts
-
-    def describe(self, *, ana_reporting: bool) -> dict[str, Any]:
-        return {
-            "nsid": self.nsid,
-            "bdev_name": self.bdev_name,
-            "name": self.bdev_name,
-            "nguid": self.nguid.hex().upper(),
-            **({"eui64": self.eui64.hex().upper()} if self.eui64 and any(self.eui64) else {}),
-            "uuid": self.uuid,
-            **({"anagrpid": self.anagrpid} if ana_reporting else {}),
-        }
-
-
-@dataclass(eq=False)
-class SubsystemListener:
-    """`ana_states` holds the groups whose state differs from `ana_state`."""
-
-    trid: TransportId
-    transport: Transport
-    secure: bool
-    sock_impl: str | None
-    ana_state: str = ANA_STATES[0]
-    ana_states: dict[int, str] = field(default_factory=dict)
-
-    def state_of(self, anagrpid: int) -> str:
-        return self.ana_states.get(anagrpid, self.ana_state)
-
-
-class Controller(Protocol):
-    """A host's association with a subsystem (fabric.py)."""
-
-    cntlid: int
-    hostnqn: str
-    hostid: str
-    listen_trid: TransportId
-    peer_trid: TransportId
-    io_qpairs: int
-
-    def namespaces_changed(self) -> None: ...
-    def disconnect(self) -> None: ...
+DISCONNECT_POLL_S = 0.005
 
 
 class Subsystem:
@@ -340,15 +226,25 @@ class Subsystem:
         self.hosts.insert(0, host)
 
     def remove_host(self, nqn: str, keyring: Keyring) -> None:
-        """Lets go of the host's keys and connections. Raises OSError ENOENT."""
+        """Lets go of the host's keys. Raises OSError ENOENT."""
         host = self.find_host(nqn)
         if host is None:
             raise errno_error(ENOENT)
         self.hosts.remove(host)
         for key in host.held_keys():
             keyring.put(key)
+
+    def disconnect_host(self, nqn: str) -> Work[None]:
+        """Ends a host's connections; the target looks after its poll period whether they are gone."""
+        return Work(self._disconnect_host(nqn))
+
+    async def _disconnect_host(self, nqn: str) -> None:
+        await self._reactor.visit(lambda: self._disconnect(lambda controller: controller.hostnqn == nqn))
+        await self._reactor.sleep(DISCONNECT_POLL_S)
+
+    def _disconnect(self, chosen: Callable[[Controller], bool]) -> None:
         for controller in list(self.controllers):
-            if controller.hostnqn == nqn:
+            if chosen(controller):
                 controller.disconnect()
 
     # Listeners
@@ -379,10 +275,10 @@ class Subsystem:
         return Work(self._stop_listen(listener))
 
     async def _stop_listen(self, listener: SubsystemListener) -> None:
-        await self._reactor.visit()
-        for controller in list(self.controllers):
-            if controller.listen_trid.canonical() == listener.trid.canonical():
-                controller.disconnect()
+        address = listener.trid.canonical()
+        await self._reactor.visit(
+            lambda: self._disconnect(lambda controller: controller.listen_trid.canonical() == address)
+        )
         listener.transport.stop_listen(listener.trid)
 
     def set_ana_state(self, trid: TransportId, state: str, anagrpid: int) -> None:
@@ -413,8 +309,7 @@ class Subsystem:
         raise errno_error(EINVAL)
 
     def destroy(self, keyring: Keyring) -> None:
-        for controller in list(self.controllers):
-            controller.disconnect()
+        self._disconnect(lambda controller: True)
         for listener in self.listeners:
             listener.transport.stop_listen(listener.trid)
         self.listeners.clear()

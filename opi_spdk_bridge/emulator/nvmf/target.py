@@ -11,8 +11,9 @@ from ..keyring import PSK_LENGTH_MAX, Key, Keyring, parse_psk
 from ..reactor import Reactor, Signal, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, RpcError, errno_error
 from .association import QpairCounts, TcpPort
+from .members import Host, SubsystemOptions
 from .nqn import DISCOVERY_NQN, is_valid_nqn
-from .subsystem import Host, Subsystem, SubsystemOptions
+from .subsystem import Subsystem
 from .transport import Transport, TransportOptions
 from .trid import TransportId
 
