@@ -161,7 +161,7 @@ async def test_a_reference_to_nothing_is_not_found_naming_the_field(bridge: Brid
     await bridge.create_subsystem("s")
     with pytest.raises(errors.NotFound) as refused:
         await bridge.create_namespace("s", "n", "d")
-    assert (refused.value.resource, refused.value.field) == ("nullVolumes/d", "spec.volume_name_ref")
+    assert (refused.value.resource, refused.value.field) == ("nullVolumes/d", "nvme_namespace.spec.volume_name_ref")
 
 
 async def test_what_another_has_reserved_is_refused_naming_it_and_leaves_nothing(bridge: Bridge) -> None:
