@@ -22,9 +22,12 @@ from opi_spdk_bridge.api.extras import extras
 from opi_spdk_bridge.api.gateway import HttpServer
 from opi_spdk_bridge.api.health import Check
 from opi_spdk_bridge.api.interceptors import Requests
+from opi_spdk_bridge.api.listeners import Listener, exposed
 from opi_spdk_bridge.api.metrics import Metrics, Scrape
 from opi_spdk_bridge.api.page import Page, TargetState
+from opi_spdk_bridge.api.policy import Everyone, Policy
 from opi_spdk_bridge.api.server import GrpcServer
+from opi_spdk_bridge.api.tls import Tls
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
 from opi_spdk_bridge.core.journal import Journal, in_order
@@ -152,6 +155,8 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         shared = SharedFolder.parse(settings.spdk_shared_dir or str(folder / "shared"))
         shared.prepare()
 
+        listeners, tls = _listeners(settings)
+        authorizer = Policy.load(settings.policy) if settings.policy is not None else Everyone()
         metrics = Metrics()
         observer = _observer(metrics, stack)
         client = Client(
@@ -168,12 +173,16 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s, settings.notifications_s)
         services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
         requests = Requests(
-            settings.max_requests, settings.request_timeout_s, settings.resource_names == "legacy", observer
+            settings.max_requests,
+            settings.request_timeout_s,
+            legacy=settings.resource_names == "legacy",
+            observer=observer,
+            authorizer=authorizer,
         )
         remote = RemoteNamespaces(target, catalog, _kind(registry, NvmeRemoteControllerKind))
         others = extras(remote, lambda: asyncio.to_thread(inventory.read))
         methods = bind(services, engine, registry, others)
-        server = GrpcServer(methods, requests, [settings.listen])
+        server = GrpcServer(methods, requests, listeners, tls)
         checks = _checks(client, store, reconciler)
         page = Page(registry, catalog, engine, checks, lambda: _target_state(client))
         scrape = Scrape(
@@ -187,7 +196,7 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         http = HttpServer(
             methods,
             requests,
-            [settings.http] if settings.http else [],
+            [address for address in settings.http if address],
             checks,
             [*page.routes(), Route("/metrics", scrape.answer)],
         )
@@ -205,6 +214,29 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         follow = _follow_target(client, target, server, reconciler, few)
         await stack.enter_async_context(_background(follow, "follow-target"))
         yield Serving(listen, http_listen, server.services, address, store.address, store.lost, settings.spdk is None)
+
+
+def _listeners(settings: Settings) -> tuple[list[Listener], Tls | None]:
+    """Where gRPC is served, and how it is encrypted; raises FailedPrecondition for what would let strangers in."""
+    listeners = [Listener.parse(text) for text in settings.listen]
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        tls = Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    http = [Listener.parse(text) for text in settings.http if text]
+    open_to_all = exposed([*listeners, *http], tls is not None)
+    if open_to_all and not settings.insecure:
+        raise errors.FailedPrecondition(
+            f"{', '.join(open_to_all)} can be reached from other machines and would not be encrypted: give --tls-cert"
+            " and --tls-key, or --insecure if everybody who reaches it may read keys and change storage"
+        )
+    if open_to_all:
+        log.warning("not encrypted: whoever reaches %s can read keys and change storage", ", ".join(open_to_all))
+    if settings.policy is None:
+        log.warning("no policy: everyone that a listener lets in may do everything (--policy)")
+    spdk = settings.spdk or ""
+    if spdk and "/" not in spdk and not Listener.parse(spdk).is_local:
+        log.warning("the SPDK socket %s is not on this machine: JSON-RPC is neither encrypted nor authenticated", spdk)
+    return listeners, tls
 
 
 def _observer(metrics: Metrics, stack: AsyncExitStack) -> Observer:

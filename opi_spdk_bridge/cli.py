@@ -44,7 +44,10 @@ def _settings_options(command: F) -> F:
         default = field.default
         shown = None if default in (None, False, PydanticUndefined) else str(default)
         text = f"{field.description} [{ENVIRONMENT_PREFIX}{name.upper()}]"
-        if field.annotation is bool:
+        if get_origin(field.annotation) is tuple:
+            listed = ", ".join(default) or False
+            option = click.option(flag, name, multiple=True, help=text, show_default=listed, metavar="VALUE")
+        elif field.annotation is bool:
             option = click.option(flag, name, is_flag=True, default=None, help=text)
         elif get_origin(field.annotation) is not None and all(
             isinstance(arg, str) for arg in get_args(field.annotation)
@@ -84,7 +87,7 @@ def serve(**given: Any) -> None:
 def _settings(given: dict[str, Any]) -> Settings:
     """The settings from flags, environment and file; raises click.UsageError naming the one that is wrong."""
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{name: value for name, value in given.items() if value not in (None, ())})
     except ValidationError as problem:
         first = problem.errors()[0]
         option = "--" + str(first["loc"][0] if first["loc"] else "config").replace("_", "-")

@@ -35,8 +35,23 @@ class Settings(BaseSettings):
         None,
         description="The SPDK target's JSON-RPC socket: a Unix path or host:port. Without it an emulated target runs.",
     )
-    listen: str = Field("127.0.0.1:50051", description="Where gRPC is served, host:port.")
-    http: str = Field("", description="Where HTTP/JSON and the page are served, host:port; empty: nowhere.")
+    listen: tuple[str, ...] = Field(
+        ("127.0.0.1:50051",),
+        description="Where gRPC is served: host:port, or unix:PATH[,identity=NAME][,mode=0660]. Repeatable.",
+    )
+    http: tuple[str, ...] = Field(
+        ("127.0.0.1:8082",),
+        description="Where HTTP/JSON, metrics and the page are served: as --listen; empty: nowhere. Repeatable.",
+    )
+    tls_cert: Path | None = Field(None, description="The certificate chain of the listeners, PEM; with --tls-key.")
+    tls_key: Path | None = Field(None, description="The certificate's private key, PEM.")
+    tls_client_ca: Path | None = Field(
+        None, description="The authority whose client certificates are let in, PEM; others are not (mTLS)."
+    )
+    policy: Path | None = Field(
+        None, description="A TOML file that says who may do what. Without it, whoever a listener lets in may do all."
+    )
+    insecure: bool = Field(False, description="Serve other machines without encryption, whatever that exposes.")
     state: str | None = Field(
         None,
         description="Where desired state is kept: sqlite:PATH, redis://HOST:PORT/NUMBER or memory:. Default: a SQLite"

@@ -15,9 +15,11 @@ from google.rpc import code_pb2, status_pb2
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.naming import legacy_names
+from opi_spdk_bridge.api.policy import READS, Authorizer, Everyone, Peer, require_allowed, visible
 from opi_spdk_bridge.observer import NoObserver, Observer
 
 log = logging.getLogger("opi_spdk_bridge.requests")
+audit = logging.getLogger("opi_spdk_bridge.audit")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -30,6 +32,8 @@ class Caller:
     timeout_s: float | None
     carrier: Mapping[str, str] = field(default_factory=dict)
     """The client's metadata or headers, which may name a trace."""
+    connection: Peer = field(default_factory=Peer)
+    """What the connection tells of who asks."""
 
 
 def request_id(given: str | None) -> str:
@@ -48,7 +52,16 @@ class Failed(Exception):
 class Requests:
     """Runs requests; at most `most_at_once` at a time, each for at most `timeout_s` unless its caller gives less."""
 
-    def __init__(self, most_at_once: int, timeout_s: float, legacy: bool, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        most_at_once: int,
+        timeout_s: float,
+        legacy: bool,
+        observer: Observer | None = None,
+        authorizer: Authorizer | None = None,
+    ) -> None:
+        self.authorizer: Authorizer = authorizer or Everyone()
+        """May be replaced while requests are at work."""
         self._observer = observer or NoObserver()
         self._most_at_once = most_at_once
         self._timeout_s = timeout_s
@@ -91,7 +104,7 @@ class Requests:
         try:
             given_s = self._timeout_s if caller.timeout_s is None else caller.timeout_s
             with deadline.limit(min(self._timeout_s, given_s)):
-                return await method.call(request)
+                return await self._authorized(method, request, caller)
         except errors.BridgeError as problem:
             raise Failed(errors.to_status(problem)) from problem
         except Exception as problem:
@@ -99,6 +112,20 @@ class Requests:
             raise Failed(errors.to_status(problem)) from problem
         finally:
             self._at_work -= 1
+
+    async def _authorized(self, method: Method, request: Message, caller: Caller) -> Message:
+        """Lets the caller do what the policy allows, and says who changed what."""
+        asker, code = self.authorizer.identify(caller.connection), "OK"
+        try:
+            require_allowed(asker, method.name, request)
+            return visible(asker, await method.call(request))
+        except errors.BridgeError as problem:
+            code = problem.reason
+            raise
+        finally:
+            if not method.name.startswith(READS):
+                told = {"who": asker.name, "method": method.name, "resource": subject(request), "result": code}
+                audit.info("change", extra={**told, "request_id": caller.request_id})
 
 
 def subject(request: Message) -> str:

@@ -36,7 +36,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from opi_spdk_bridge import errors
 
-_READS = ("Get*", "List*", "Stats*")
+READS = ("Get", "List", "Stats")
+"""How the names of methods begin that change nothing."""
+
+_READS = tuple(f"{verb}*" for verb in READS)
 _HASH = re.compile(r"[0-9a-f]{64}")
 _REFERENCES = ("volume_name_ref", "target_name_ref", "controller_name_ref")
 
@@ -113,6 +116,12 @@ class Subject:
 
     name: str
     role: Role
+
+
+def bearer(authorization: str) -> str:
+    """The token of an Authorization header (RFC 6750); "" without one."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 class Authorizer(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
@@ -15,6 +16,9 @@ from grpc_status import rpc_status
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id
+from opi_spdk_bridge.api.listeners import Listener
+from opi_spdk_bridge.api.policy import Peer, bearer
+from opi_spdk_bridge.api.tls import Tls
 
 _REQUEST_ID = "x-request-id"
 _OPTIONS = [
@@ -27,34 +31,51 @@ _OPTIONS = [
 
 
 class GrpcServer:
-    """Serves the methods on the given addresses (host:port)."""
+    """Serves the methods on the given listeners, all of them with TLS or none (Unix sockets: never).
 
-    def __init__(self, methods: Sequence[Method], requests: Requests, addresses: Sequence[str]) -> None:
-        self._addresses = addresses
+    Each listener has a server of its own, so that a request tells through which one it came.
+    """
+
+    def __init__(
+        self, methods: Sequence[Method], requests: Requests, listeners: Sequence[Listener], tls: Tls | None = None
+    ) -> None:
+        self._listeners = listeners
+        self._tls = tls
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=_OPTIONS)
         self.services = list(dict.fromkeys(method.service for method in methods))
+        self._servers = [self._server(methods, requests, listener) for listener in listeners]
+
+    def _server(self, methods: Sequence[Method], requests: Requests, listener: Listener) -> grpc.aio.Server:
+        server = grpc.aio.server(options=_OPTIONS)
         for service, group in groupby(methods, key=lambda method: method.service):
-            self._server.add_generic_rpc_handlers([_service_handler(service, group, requests)])
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            server.add_generic_rpc_handlers([_service_handler(service, group, requests, listener)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         shown = [*self.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(shown, self._server)
+        reflection.enable_server_reflection(shown, server)
+        return server
 
     async def start(self) -> list[str]:
         """Starts listening and returns the addresses with their real ports; raises Unavailable when one is taken."""
         bound = []
-        for address in self._addresses:
-            try:
-                port = self._server.add_insecure_port(address)
-            except RuntimeError:
-                text = (
-                    f"cannot listen on {address}: another program has that port, or the address is not this machine's"
-                )
-                raise errors.Unavailable(text) from None
-            host, _, asked = address.rpartition(":")
-            bound.append(f"{host}:{port}" if asked == "0" else address)
-        await self._server.start()
+        for listener, server in zip(self._listeners, self._servers, strict=True):
+            await asyncio.to_thread(listener.make_way)
+            bound.append(self._bind(listener, server))
+            await server.start()
+            await asyncio.to_thread(listener.let_in)
         return bound
+
+    def _bind(self, listener: Listener, server: grpc.aio.Server) -> str:
+        address = listener.address if listener.path is None else f"unix:{listener.path}"
+        try:
+            if self._tls is not None and listener.path is None:
+                port = server.add_secure_port(address, self._tls.grpc_credentials())
+            else:
+                port = server.add_insecure_port(address)
+        except RuntimeError:
+            text = f"cannot listen on {address}: another program has that port, or the address is not this machine's"
+            raise errors.Unavailable(text) from None
+        host, _, asked = address.rpartition(":")
+        return f"{host}:{port}" if asked == "0" else address
 
     async def set_serving(self, serving: bool) -> None:
         """Says for the server and each service whether changes can be carried out."""
@@ -66,13 +87,15 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Takes no more requests, and waits for those at work for at most `grace_s`."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
 
 
-def _service_handler(service: str, methods: Iterable[Method], requests: Requests) -> grpc.GenericRpcHandler:
+def _service_handler(
+    service: str, methods: Iterable[Method], requests: Requests, listener: Listener
+) -> grpc.GenericRpcHandler:
     handlers = {
         method.name: grpc.unary_unary_rpc_method_handler(
-            _handler(method, requests),
+            _handler(method, requests, listener),
             request_deserializer=method.request.FromString,
             response_serializer=method.response.SerializeToString,
         )
@@ -81,10 +104,14 @@ def _service_handler(service: str, methods: Iterable[Method], requests: Requests
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
-def _handler(method: Method, requests: Requests) -> Callable[[Message, Any], Awaitable[Message | None]]:
+def _handler(
+    method: Method, requests: Requests, listener: Listener
+) -> Callable[[Message, Any], Awaitable[Message | None]]:
     async def handle(request: Message, context: Any) -> Message | None:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        caller = Caller(context.peer(), request_id(metadata.get(_REQUEST_ID)), context.time_remaining(), metadata)
+        peer = Peer(_certified(context), listener.identity, bearer(metadata.get("authorization", "")))
+        given = request_id(metadata.get(_REQUEST_ID))
+        caller = Caller(context.peer(), given, context.time_remaining(), metadata, peer)
         context.set_trailing_metadata(((_REQUEST_ID, caller.request_id),))
         try:
             return await requests.run(method, request, caller)
@@ -95,3 +122,10 @@ def _handler(method: Method, requests: Requests) -> Callable[[Message, Any], Awa
             return None
 
     return handle
+
+
+def _certified(context: Any) -> list[str]:
+    """The names in the client's certificate."""
+    known = context.auth_context()
+    names = (*known.get("x509_subject_alternative_name", ()), *known.get("x509_common_name", ()))
+    return [name.decode(errors="replace") for name in names]

@@ -40,10 +40,7 @@ _FILES: list[FileDescriptor] = [
     )
 ]  # fmt: skip
 METHODS: dict[str, Any] = {
-    method.name: method
-    for file in _FILES
-    for service in file.services_by_name.values()
-    for method in service.methods
+    method.name: method for file in _FILES for service in file.services_by_name.values() for method in service.methods
 }
 
 
@@ -96,7 +93,7 @@ class Bridge(Client):
     def __init__(self, folder: Path, **flags: Any) -> None:
         self._folder = folder
         self._log = folder / "bridge.log"
-        self._flags = {"listen": "127.0.0.1:0", **flags}
+        self._flags = {"listen": "127.0.0.1:0", "http": "", **flags}
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
 
