@@ -7,7 +7,7 @@ SECONDS ?= 60
 
 PROTO := $(shell find proto -name '*.proto')
 
-.PHONY: help run test test-spdk lint bench chaos lock clean
+.PHONY: help run test test-spdk lint bench chaos lock sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -42,6 +42,13 @@ lock: $(VENV)/installed-dev ## pin the newest packages that pyproject.toml allow
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --upgrade --all-extras --all-build-deps \
 		--output-file requirements-dev.lock pyproject.toml
+
+sbom: requirements.lock pyproject.toml ## list what the bridge is made of: dist/sbom.cdx.json (CycloneDX)
+	mkdir -p dist
+	$(PYTHON) -m venv $(VENV)/sbom
+	$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	$(VENV)/sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+		--output-file dist/sbom.cdx.json requirements.lock
 
 clean: ## remove what was made
 	rm -rf $(VENV) build dist opi_spdk_bridge/pb .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -101,6 +101,7 @@ _KINDS = (  # in dependency order: a kind stands only on kinds before it
     VirtioScsiControllerKind,
     VirtioScsiLunKind,
 )
+_EMULATOR_START_S = 20.0
 _FEW = 4000  # records whose subsystems fit an answer of about 1 MB
 _TARGET = "target"  # the setting in the store: the address of the target that the state is for
 
@@ -198,11 +199,14 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
             requests,
             [address for address in settings.http if address],
             checks,
-            [*page.routes(), Route("/metrics", scrape.answer)],
+            # the page asks the engine itself, past the policy
+            [*(page.routes() if settings.policy is None else ()), Route("/metrics", scrape.answer)],
         )
 
         await client.start()
         stack.push_async_callback(client.close)
+        if settings.spdk is None:
+            await client.ready(_EMULATOR_START_S)
         stack.push_async_callback(engine.drain)
         reconciler.start()
         stack.push_async_callback(reconciler.close)
@@ -310,6 +314,7 @@ async def _emulator(scratch: Path) -> AsyncIterator[str]:
         sys.executable, "-m", "opi_spdk_bridge", "emulate", "--socket", str(socket), "--vhost-dir", str(vhost),
         "--exit-with-stdin",
         stdin=asyncio.subprocess.PIPE,
+        start_new_session=True,  # it ends after the bridge, not with it, when both are interrupted at a terminal
     )  # fmt: skip
     try:
         yield str(socket)

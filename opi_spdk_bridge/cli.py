@@ -191,8 +191,11 @@ def call(method: str, request: str, address: str, timeout_s: float) -> None:
     from opi_spdk_bridge.client import Reflected
 
     if request.startswith("@"):
-        with click.open_file(request[1:]) as file:
-            request = file.read()
+        try:
+            with click.open_file(request[1:]) as file:
+                request = file.read()
+        except OSError as problem:
+            raise click.ClickException(f"{request[1:]} cannot be read: {problem.strerror}") from None
     with Reflected(address, timeout_s) as bridge:
         click.echo(json.dumps(bridge.call(method, request), indent=2))
 

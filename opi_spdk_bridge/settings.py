@@ -101,5 +101,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         given = init_settings().get("config") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+        if given and not Path(given).is_file():
+            raise FileNotFoundError(f"there is no file {given}")
         file = (TomlConfigSettingsSource(settings_cls, Path(given)),) if given else ()
         return (init_settings, env_settings, *file)

@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 
+from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.engine import Engine
 from opi_spdk_bridge.core.registry import Entry, Registry
 
@@ -75,6 +76,7 @@ def _create(method: Any, engine: Engine, entry: Entry) -> Call:
     nested = "parent" in method.input_type.fields_by_name
 
     async def call(request: Any) -> Message:
+        _require(request, field)
         parent = request.parent if nested else ""
         return await engine.create(entry, parent, getattr(request, f"{field}_id"), getattr(request, field), field)
 
@@ -105,6 +107,7 @@ def _update(method: Any, engine: Engine, entry: Entry) -> Call:
     field = _resource_field(method, entry)
 
     async def call(request: Any) -> Message:
+        _require(request, field)
         resource, mask = getattr(request, field), list(request.update_mask.paths)
         return await engine.update(entry, resource, mask, request.allow_missing, field)
 
@@ -129,6 +132,11 @@ def _stats(method: Any, engine: Engine, entry: Entry) -> Call:
         return response(stats={name: min(value, _INT32_MAX) for name, value in counters.items()})
 
     return call
+
+
+def _require(request: Any, field: str) -> None:
+    if not request.HasField(field):
+        raise errors.InvalidArgument(f"{field} is required", field=field)
 
 
 def _resource_field(method: Any, entry: Entry) -> str:

@@ -26,6 +26,7 @@ from opi_spdk_bridge.api.answers import JsonResponse, Refusal, message_answer, r
 from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.health import Check, healthz, readyz
 from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id
+from opi_spdk_bridge.api.policy import Peer, bearer
 from opi_spdk_bridge.api.routes import Routes
 from opi_spdk_bridge.api.transcode import to_request
 
@@ -46,13 +47,6 @@ class Unimplemented(errors.BridgeError):
 
     code = code_pb2.UNIMPLEMENTED
     reason = "METHOD_NOT_ALLOWED"
-
-
-class PermissionDenied(errors.BridgeError):
-    """The caller may not do this."""
-
-    code = code_pb2.PERMISSION_DENIED
-    reason = "CROSS_ORIGIN"
 
 
 class HttpServer:
@@ -179,7 +173,9 @@ class _Gateway:
             raise self._no_route(request.method, raw_path)
         route, names = found
         body = await _body(request) if route.body else b""
-        caller = Caller(_peer(request), request.scope["state"][_REQUEST_ID], None)
+        headers = dict(request.headers)
+        peer = Peer(token=bearer(headers.get("authorization", "")))
+        caller = Caller(_peer(request), request.scope["state"][_REQUEST_ID], None, headers, peer)
         try:
             message = to_request(route, names, request.url.query, body)
             return message_answer(await self._requests.run(route.method, message, caller, canonical=True))
@@ -260,7 +256,7 @@ def _require_same_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     if request.method in _SAFE or origin is None or urlsplit(origin).netloc == request.headers.get("host"):
         return
-    raise Refusal(403, PermissionDenied("changes from web pages of other origins are not accepted"))
+    raise Refusal(403, errors.PermissionDenied("changes from web pages of other origins are not accepted"))
 
 
 async def _refused(_request: Request, problem: Exception) -> Response:

@@ -17,7 +17,7 @@ from opi_spdk_bridge.api.schemas import RESOURCE_ID, Schema, Schemas, behaviors,
 _ANY = "*"
 _JSON = "application/json"
 # Every operation can end in these; 429: as many requests at work as the bridge takes; 408, 413, 414: limits.
-_ERRORS = (400, 403, 404, 408, 409, 413, 414, 429, 500, 503, 504)
+_ERRORS = (400, 401, 403, 404, 408, 409, 413, 414, 429, 500, 503, 504)
 _ABOUT = (
     "The storage API of the Open Programmable Infrastructure project for SPDK, over HTTP/JSON. Field names may also be"
     " given as in the contract (`blocks_count`); bodies are read as JSON whatever their Content-Type. 64-bit integers"

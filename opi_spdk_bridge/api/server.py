@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -28,6 +29,22 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
 ]
+
+
+class _MethodsToo:
+    """The default pool of descriptors, which finds methods, too, by their full name."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(descriptor_pool.Default(), name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 (the pool's own spelling)
+        pool = descriptor_pool.Default()
+        try:
+            return pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            found = pool.FindServiceByName(service)
+            return found.methods_by_name[method].containing_service.file
 
 
 class GrpcServer:
@@ -51,7 +68,7 @@ class GrpcServer:
             server.add_generic_rpc_handlers([_service_handler(service, group, requests, listener)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         shown = [*self.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(shown, server)
+        reflection.enable_server_reflection(shown, server, pool=_MethodsToo())
         return server
 
     async def start(self) -> list[str]:

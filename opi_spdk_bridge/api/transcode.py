@@ -199,7 +199,7 @@ def _typed(field: Descriptor, text: str) -> Any:
 def _field(message: Descriptor, key: str, path: str) -> Descriptor:
     field = _fields(message).get(key)
     if field is None:
-        at = _join(path, key[:80])
+        at = _join(path, key[:80]) or "query"
         known = ", ".join(field.json_name for field in message.fields)
         raise errors.InvalidArgument(f"there is no field {at!r}; {path or 'the request'} has: {known}", field=at)
     return field

@@ -134,11 +134,16 @@ def _discard(index: defaultdict[str, set[str]], key: str, name: str) -> None:
         del index[key]
 
 
-def standing(catalog: Catalog, names: tuple[str, ...]) -> None:
-    """Raises NotFound or Aborted unless every one of these resources exists for good."""
+def standing(catalog: Catalog, names: tuple[str, ...], *, held: bool = False) -> None:
+    """Raises NotFound or Aborted unless every one of these resources exists for good.
+
+    `held`: the caller keeps changes off them, so that an update found under way is one that was broken off.
+    """
     for name in names:
         record = catalog.record(name)
         if record is None or record.phase in (Phase.CREATING, Phase.DELETED):
             raise errors.NotFound(f"{name} does not exist", resource=name)
         if record.phase is Phase.DELETING:
             raise errors.Aborted(f"{name} is being deleted", resource=name)
+        if held and record.phase is Phase.UPDATING:
+            raise errors.Aborted(f"the last change of {name} is still to be finished: try again", resource=name)

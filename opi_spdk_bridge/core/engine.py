@@ -8,6 +8,7 @@ whoever comes next: a repeated request or the reconciler. Changes run to their e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -22,13 +23,15 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.core import fields, paging
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import Journal
-from opi_spdk_bridge.core.kind import AnyKind, Counters, Facts, Phase, Postponed, Record, Settled, Target
+from opi_spdk_bridge.core.kind import AnyKind, Counters, Facts, Phase, Postponed, Record, Settled, Taken, Target
 from opi_spdk_bridge.core.locks import NameLocks
 from opi_spdk_bridge.core.names import resource_id
 from opi_spdk_bridge.core.registry import Entry, Registry
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+_CHOICES = 100  # attempts at choosing what concurrent requests choose, too
 
 _STATUS_LIMIT_S = 2.0  # how long a Get waits for the target before it answers with the last known status
 
@@ -43,6 +46,7 @@ class Engine:
         self._target = target
         self._locks = NameLocks()
         self._changes: set[asyncio.Task[Any]] = set()
+        self._displaced: set[str] = set()
         self.on_unfinished: list[Callable[[str], None]] = []
         """Called with the name of each record that a change has left in the middle."""
 
@@ -131,6 +135,10 @@ class Engine:
             return False
         return True
 
+    def displaced(self, name: str, *, by_another: bool) -> None:
+        """Notes whether another's object was seen in the record's place: then a delete looks before it touches it."""
+        (self._displaced.add if by_another else self._displaced.discard)(name)
+
     def at_work_on(self, name: str) -> bool:
         """Whether a request is at work on the name."""
         return self._locks.locked(name)
@@ -160,6 +168,12 @@ class Engine:
             return self._present(entry, await self._create_new(entry, name, desired))
 
     async def _create_new(self, entry: Entry, name: str, desired: Message) -> Record:
+        for _ in range(_CHOICES):
+            with contextlib.suppress(Taken):
+                return await self._create_chosen(entry, name, desired)
+        return await self._create_chosen(entry, name, desired)
+
+    async def _create_chosen(self, entry: Entry, name: str, desired: Message) -> Record:
         await self._target.ready()
         now = time.time()
         record = Record(entry.singular, name, desired, Phase.CREATING, 1, now, now)
@@ -167,7 +181,7 @@ class Engine:
             standing(self._catalog, (record.parent,))
         record = _with(record, await entry.kind.settle(name, desired, None))
         async with self._locks.shared(record.stands_on):
-            standing(self._catalog, record.stands_on)
+            standing(self._catalog, record.stands_on, held=True)
             async with self._intent(record, None):
                 learnt = await entry.kind.realize(record)
             return await self._ready(entry.kind, record, learnt)
@@ -189,7 +203,7 @@ class Engine:
             new = replace(old, desired=desired, phase=Phase.UPDATING, previous=old, **_next(old))
             new = _with(new, await entry.kind.settle(name, desired, old))
             async with self._locks.shared({*old.stands_on, *new.stands_on}):
-                standing(self._catalog, new.stands_on)
+                standing(self._catalog, new.stands_on, held=True)
                 async with self._intent(new, old):
                     learnt = await entry.kind.amend(old, new)
                 return self._present(entry, await self._ready(entry.kind, new, learnt))
@@ -205,7 +219,8 @@ class Engine:
             await self._target.ready()
             async with self._locks.shared(record.stands_on):
                 deleting = replace(record, phase=Phase.DELETING, **_next(record))
-                view = None if record.phase is Phase.READY else self._target.view()
+                trusted = record.phase is Phase.READY and name not in self._displaced
+                view = None if trusted else self._target.view()
                 async with self._intent(deleting, record):
                     await self._take_down(entry.kind, deleting, view)
 
@@ -271,6 +286,7 @@ class Engine:
                 hidden = replace(hidden, name=f"{record.name}~{uuid.uuid4().hex[:8]}")
         await self._store_outcome(record.name, self._journal.replace(record.name, hidden))
         self._catalog.remove(record.name)
+        self._displaced.discard(record.name)
         if hidden is not None:
             self._catalog.put(hidden)
 

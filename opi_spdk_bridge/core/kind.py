@@ -104,6 +104,10 @@ class Postponed(Exception):
     """Raised by a kind: the client may be told that it is done, the rest waits until the target can."""
 
 
+class Taken(errors.Aborted):
+    """Something that the bridge itself chose was taken by another request in the meantime: choose again."""
+
+
 class Presence(enum.Enum):
     """What a look at the target found of a record."""
 

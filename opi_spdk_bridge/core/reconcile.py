@@ -82,6 +82,7 @@ class Reconciler:
         self._looking: set[asyncio.Task[None]] = set()
         self._backoff = Backoff()
         self._verified: set[str] = set()
+        self._noticed: set[str] = set()
         self.tally = Tally()
         self.swept = asyncio.Event()
         """Set once a sweep has been completed on the present connection."""
@@ -104,6 +105,7 @@ class Reconciler:
         self._came = True
         self.swept.clear()
         self._verified.clear()
+        self._noticed.clear()
         self._backoff.reset()
         self._wake.set()
 
@@ -176,9 +178,12 @@ class Reconciler:
         for name in names:
             if self._catalog.record(name) is None:
                 self._backoff.done(name)
-        sweep = _Sweep(self._target.snapshot(), restoring=True)
+        noticed, self._noticed = self._noticed, set()
+        view = self._target.snapshot()
+        restoring, drifting = _Sweep(view, restoring=True), _Sweep(view, restoring=False)
         for group in _by_kind(in_order(records, list(self._registry))):
-            await self._each(group, sweep)
+            await self._each([record for record in group if record.name not in noticed], restoring)
+            await self._each([record for record in group if record.name in noticed], drifting)
 
     async def _notice(self) -> None:
         """Looks at what stands on bdevs that the target says have come or gone."""
@@ -196,6 +201,7 @@ class Reconciler:
             for key in (f"bdev:{bdev}", f"claim:{bdev}"):
                 for record in self._catalog.holders(key):
                     if record.phase is Phase.READY and not self._engine.at_work_on(record.name):
+                        self._noticed.add(record.name)
                         self.look_at(record.name)
 
     async def _each(self, records: Sequence[Record], sweep: _Sweep) -> None:
@@ -244,6 +250,7 @@ class Reconciler:
         observation = await kind.observe(record, sweep.view)
         if self._catalog.record(record.name) is record:
             self._catalog.show(record.name, observation.shown)
+        self._engine.displaced(record.name, by_another=observation.presence is Presence.FOREIGN)
         if observation.presence is Presence.FOREIGN:
             self._failed(record.name, errors.AlreadyExists("another's object stands in its place; it is left alone"))
             return False

@@ -9,6 +9,7 @@ connection   one client: framing, batches, answers
 framing      where one JSON value ends in a stream of bytes
 schema       typed decoding of parameters
 registry     the table of methods and their errors
+reactor      the order in which a target does what it cannot do at once
 target       the state of one target, composed of the families below
 bdev/        the block device layer and its modules
 nvmf/        the NVMe-oF target side

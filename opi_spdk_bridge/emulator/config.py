@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .nvmf.config import nvmf_config
 from .registry import NOT_EMULATED, RpcError
-from .vhost import BlkController, Controller, ScsiController
+from .vhost_controllers import BlkController, Controller, ScsiController
 
 if TYPE_CHECKING:
     from .target import Target

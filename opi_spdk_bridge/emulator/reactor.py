@@ -38,21 +38,41 @@ class Reactor:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queues: dict[Thread, deque[Message]] = {thread: deque() for thread in Thread}
+        self._pollers: list[tuple[Callable[[], bool], Signal]] = []
         self._awake = False
 
     def send(self, thread: Thread, message: Message) -> None:
         self._queues[thread].append(message)
+        self._wake()
+
+    def _wake(self) -> None:
         if not self._awake:
             self._awake = True
             self._loop.call_soon(self.run)
 
     def run(self) -> None:
-        """Turn after turn until no message is left: all that happens between two looks at the sockets."""
-        while any(self._queues.values()):
+        """Turn after turn until nothing is left to do: all that happens between two looks at the sockets."""
+        while any(self._queues.values()) or self._pollers:
             for queue in self._queues.values():
                 for message in [queue.popleft() for _ in range(min(BATCH_SIZE, len(queue)))]:
                     message()
+            self._poll()
         self._awake = False
+
+    def _poll(self) -> None:
+        """Pollers follow the messages of the application's turn, the latest first."""
+        for poller in self._pollers[::-1]:
+            found, over = poller
+            if found():
+                self._pollers.remove(poller)
+                over.set()
+
+    def poll(self, found: Callable[[], bool]) -> "Signal":
+        """A poller of the application's thread that looks, turn after turn, for what messages under way bring about."""
+        over = Signal()
+        self._pollers.append((found, over))
+        self._wake()
+        return over
 
     def message(self) -> "Hops":
         """A message to the application's thread itself."""
@@ -63,7 +83,7 @@ class Reactor:
         return Hops(self, [(Thread.POLL_GROUP, on_poll_group), (Thread.APP, None)])
 
     def sleep(self, duration_s: float) -> "Signal":
-        """A poller of the application's thread that finds its work done after this time."""
+        """A timed poller of the application's thread that finds its work done the first time."""
         over = Signal()
         self._loop.call_later(duration_s, over.set)
         return over
@@ -150,6 +170,11 @@ class Work(Signal, Generic[T]):
     async def outcome(self) -> T:
         """The result for a coroutine of asyncio's."""
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.then(lambda: ended.cancelled() or ended.set_result(None))
+
+        def end() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        self.then(end)
         await ended
         return self.result()

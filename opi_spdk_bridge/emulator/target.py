@@ -17,7 +17,7 @@ from .faults import Activity, Faults
 from .keyring import Keyring
 from .notifications import Notifications
 from .nvme import rpc as nvme_rpc
-from .nvme import rpc_path
+from .nvme import rpc_cmd, rpc_path
 from .nvme.module import NvmeModule
 from .nvmf import rpc_access, rpc_subsystem, rpc_transport
 from .nvmf.target import NvmfTarget
@@ -44,6 +44,7 @@ FAMILIES = (
     vhost.methods,
     nvme_rpc.methods,
     rpc_path.methods,
+    rpc_cmd.methods,
     faults.methods,
     io.methods,
 )

@@ -49,7 +49,7 @@ class AioVolumeKind(BdevKind[AioVolume]):
             return [self._make(record), self._measure(record)]
         volume: AioVolume = record.desired
         other_file = seen.driver_specific.get("aio", {}).get("filename", volume.filename) != volume.filename
-        if other_file or volume.block_size not in (0, seen.block_size):
+        if other_file or volume.block_size not in (0, seen.block_size) or seen.uuid != self.uuid(record):
             return self._rebuild(record, record)
         if seen.num_blocks < volume.blocks_count:
             return self._rescan(record)
@@ -87,7 +87,7 @@ class AioVolumeKind(BdevKind[AioVolume]):
                     f"{filename} cannot be a volume: its size must be a multiple of the block size, at least one block"
                 )
                 return errors.InvalidArgument(text, field="filename")
-        return failure.undiagnosed()
+        return await super().diagnose(record, failure)
 
     def _make(self, record: Record) -> Step:
         says, delete = f"bdev {record.id} is missing", methods.bdev_aio_delete(record.id)

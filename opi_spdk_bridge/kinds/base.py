@@ -100,7 +100,7 @@ class SpdkKind(Kind[M], Generic[M, S]):
             if seen is not None and present:
                 record = replace(record, assigned={**record.assigned, **self.recognise(record, seen)})
         try:
-            await self.target.carry_out(self.removal(record, present))
+            await self.target.carry_out(self.removal(record, present), together=False)
         except StepFailed as failure:
             if await self.look(record, self.target.view()) is not None:
                 raise await self.diagnose(record, failure) from failure

@@ -13,7 +13,9 @@ from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Volume
 from opi_spdk_bridge.core.volumes import bdev_reservation, uuid_reservation
 from opi_spdk_bridge.kinds import rules
 from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
+from opi_spdk_bridge.spdk.steps import StepFailed
 from opi_spdk_bridge.spdk.view import View
 
 M = TypeVar("M", bound=Message)
@@ -47,7 +49,8 @@ class BdevKind(SpdkKind[M, Bdev]):
         return await view.bdev(record.id)
 
     def ours(self, record: Record, seen: Bdev) -> bool:
-        return seen.name == record.id and seen.uuid == self.uuid(record)
+        states = (record, record.previous) if record.previous is not None else (record,)
+        return seen.name == record.id and seen.uuid in [self.uuid(state) for state in states]
 
     def announced(self, record: Record) -> bool:
         return True
@@ -58,6 +61,12 @@ class BdevKind(SpdkKind[M, Bdev]):
     def foreign(self, record: Record) -> errors.BridgeError:
         text = f"the target already has a bdev named {record.id} that this bridge did not make"
         return errors.AlreadyExists(text, resource=record.name)
+
+    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
+        if isinstance(failure.error, SpdkError) and failure.error.gone:
+            text = f"bdev {record.id} is not on the target any more: the bridge will restore it, try again then"
+            return errors.Aborted(text, resource=record.name)
+        return failure.undiagnosed()
 
     def require_idle(self, record: Record, why: str) -> None:
         """Raises FailedPrecondition while anything of the bridge stands on the volume."""

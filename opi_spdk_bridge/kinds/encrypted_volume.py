@@ -62,16 +62,25 @@ class EncryptedVolumeKind(BdevKind[EncryptedVolume]):
         return Volume(record.id)
 
     def ours(self, record: Record, seen: Bdev) -> bool:
-        return bool(seen.driver_specific.get("crypto", {}).get("key_name") == record.private[_KEY])
+        states = (record, record.previous) if record.previous is not None else (record,)
+        return _key_of(seen) in [state.private[_KEY] for state in states]
 
     def steps(self, record: Record, seen: Bdev | None) -> list[Step]:
-        return [] if seen is not None else self._make(record)
+        there = seen is not None and _key_of(seen) == record.private[_KEY]
+        stale: list[Step] = []
+        if record.previous is not None and record.previous.private[_KEY] != record.private[_KEY]:
+            stale = self.removal(record.previous, present=seen is not None and not there)
+        return stale if there else [*stale, *self._make(record)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        key = record.private[_KEY]
         delete = Step(f"bdev {record.id} is still there", methods.bdev_crypto_delete(record.id), already=gone)
-        destroy = Step(f"key {key} is still there", methods.accel_crypto_key_destroy(key), already=gone)
-        return [delete, destroy] if present else [destroy]
+        states = (record, record.previous) if record.previous is not None else (record,)
+        keys = dict.fromkeys(state.private[_KEY] for state in states)
+        destroy = [
+            Step(f"key {key} is still there", methods.accel_crypto_key_destroy(key), already=gone, guarded=True)
+            for key in keys
+        ]
+        return [delete, *destroy] if present else destroy
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         if old.private == new.private:
@@ -100,3 +109,7 @@ class EncryptedVolumeKind(BdevKind[EncryptedVolume]):
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         blocked = await why_not_claimable(self, record, record.private[_BASE], _FIELD)
         return blocked or failure.undiagnosed()
+
+
+def _key_of(seen: Bdev) -> str:
+    return str(seen.driver_specific.get("crypto", {}).get("key_name", ""))

@@ -41,7 +41,8 @@ def remove(record: Record, target: Target) -> list[Step]:
     file = Step("the key's file is still there", lambda: target.shared.remove_key(name))
     if not target.release.keyring:
         return [file]
-    return [Step("the key is still in the keyring", methods.keyring_file_remove_key(name), already=gone), file]
+    call = methods.keyring_file_remove_key(name)
+    return [Step("the key is still in the keyring", call, already=gone, guarded=True), file]  # its users go first
 
 
 def reference(record: Record, target: Target) -> str | None:

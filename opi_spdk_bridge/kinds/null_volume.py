@@ -32,6 +32,9 @@ class NullVolumeKind(BdevKind[NullVolume]):
         if seen is None:
             return [Step(f"bdev {record.id} is missing", self._create(record), methods.bdev_null_delete(record.id))]
         volume: NullVolume = record.desired
+        if seen.uuid != self.uuid(record):  # an update was broken off
+            before = methods.bdev_null_create(record.id, seen.block_size, seen.num_blocks, seen.uuid)
+            return self._rebuild(record, before)
         if (seen.block_size, seen.num_blocks) == (volume.block_size, volume.blocks_count):
             return []
         return self._reshape(record, seen.block_size, seen.num_blocks)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import ClassVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Facts, Phase, Record, Reservation, Settled
+from opi_spdk_bridge.core.kind import Counters, Facts, Phase, Record, Reservation, Settled, Taken
 from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
@@ -45,6 +46,8 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         volume = await self.volumes.resolve(resource.spec.volume_name_ref, "spec.volume_name_ref")
         assigned: dict[str, str | int] = dict(before.assigned) if before else {}
         if not before:
+            if not resource.spec.host_nsid:
+                assigned[_NSID] = self._free_nsid(name.rsplit("/", 2)[0])
             if not resource.spec.nguid:
                 assigned["spec.nguid"] = uuid.uuid4().hex.upper()
             if not resource.spec.uuid and volume.uuid:
@@ -52,12 +55,17 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         stands_on = (name.rsplit("/", 2)[0], *((volume.resource,) if volume.resource else ()))
         return Settled(assigned, {_BDEV: volume.bdev}, stands_on)
 
+    def _free_nsid(self, subsystem: str) -> int:
+        """The first NSID that no namespace has: chosen here, since the target knows only of those that it has now."""
+        return next(nsid for nsid in count(1) if not any(True for _ in self.graph.holders(_nsid_key(subsystem, nsid))))
+
     def reserves(self, record: Record) -> Iterable[Reservation]:
         nsid = self._nsid(record)
         yield claim_reservation(record.private[_BDEV], record.name, "spec.volume_name_ref")
         if nsid:
             what = f"NSID {nsid} of {record.parent}"
-            yield Reservation(f"nsid:{record.parent} {nsid}", what, field=_NSID)
+            conflict = errors.AlreadyExists if record.desired.spec.host_nsid else Taken
+            yield Reservation(_nsid_key(record.parent, nsid), what, conflict=conflict, field=_NSID)
 
     # On the target
 
@@ -108,7 +116,8 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         blocked = await why_not_claimable(self, record, bdev, "spec.volume_name_ref")
         if blocked is not None:
             return blocked
-        return _why_no_nsid(subsystem, nsid) or failure.undiagnosed()
+        others = [namespace for namespace in subsystem.namespaces if namespace.nguid.upper() != self._nguid(record)]
+        return _why_no_nsid(subsystem, others, nsid) or failure.undiagnosed()
 
     def shown(self, record: Record, seen: Namespace | None) -> Facts:
         state = NvmeNamespaceStatus.STATE_ENABLED if seen is not None else NvmeNamespaceStatus.STATE_DISABLED
@@ -142,14 +151,18 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         )
 
 
-def _why_no_nsid(subsystem: Subsystem, nsid: int | None) -> errors.BridgeError | None:
-    taken = {namespace.nsid: namespace for namespace in subsystem.namespaces}
+def _nsid_key(subsystem: str, nsid: int) -> str:
+    return f"nsid:{subsystem} {nsid}"
+
+
+def _why_no_nsid(subsystem: Subsystem, others: Sequence[Namespace], nsid: int | None) -> errors.BridgeError | None:
+    taken = {namespace.nsid: namespace for namespace in others}
     most = subsystem.max_namespaces or _DEFAULT_MAX_NAMESPACES
     if nsid in taken:
         text = f"NSID {nsid} of {subsystem.nqn} is taken by bdev {taken[nsid].bdev_name}"
         return errors.AlreadyExists(text, field=_NSID)
-    if nsid is not None and nsid > most:
-        return errors.InvalidArgument(f"NSID {nsid} is above the subsystem's max_namespaces, {most}", field=_NSID)
     if len(taken) >= most:
         return errors.ResourceExhausted(f"{subsystem.nqn} has {most} namespaces, as many as it may have")
+    if nsid is not None and nsid > most:
+        return errors.InvalidArgument(f"NSID {nsid} is above the subsystem's max_namespaces, {most}", field=_NSID)
     return None

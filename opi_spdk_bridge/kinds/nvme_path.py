@@ -134,25 +134,38 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
         return await super().realize(record)
 
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
+        stale = self._stale(record)
         if seen is not None:
+            return stale
+        call = methods.bdev_nvme_attach_controller(self._attachment(record))
+        attach = Step(f"the path to {_at(record)} is not attached", call, self._detach(record), guarded=True)
+        single = self.parent(record).desired.multipath == NVME_MULTIPATH_DISABLE
+        return [*stale, attach] if single else [attach, *stale]
+
+    def _stale(self, record: Record) -> list[Step]:
+        """After an update that was broken off: the path at the other address, if it is there."""
+        other = record.previous
+        if other is None or _address(other.desired) == _address(record.desired):
             return []
-        attach = methods.bdev_nvme_attach_controller(self._attachment(record))
-        return [Step(f"the path to {_at(record)} is not attached", attach, self._detach(record))]
+        says = f"the path to {_at(other)} is still attached"
+        return [Step(says, self._detach(other), already=gone, guarded=True)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         if not present:
-            return []
+            return self._stale(record)
         users = [user.name for user in self.graph.dependents(record.parent) if user.parent != record.parent]
         if users and len(self._paths(record.parent)) == 1:
             text = f"{record.name} is the last path to volumes in use by {', '.join(users[:5])}: delete those first"
             raise errors.FailedPrecondition(text, resource=users[0])
-        return [Step(f"the path to {_at(record)} is still attached", self._detach(record), already=gone)]
+        detach = Step(f"the path to {_at(record)} is still attached", self._detach(record), already=gone)
+        return [*self._stale(record), detach]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         attach = Step(
             f"the path to {_at(new)} is not attached",
             methods.bdev_nvme_attach_controller(self._attachment(new)),
             self._detach(new),
+            guarded=True,
         )
         detach = Step(
             f"the path to {_at(old)} is still attached",
@@ -165,7 +178,8 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
             new.desired
         ):
             return [attach, detach]  # the volumes stay up
-        return [*self.removal(old, present=True), attach]
+        self.removal(old, present=True)  # refuses the last path of volumes in use
+        return [detach, attach]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         error = failure.error

@@ -53,10 +53,17 @@ class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, Seen]):
         return Seen(await keys.present(record, self.target, view))
 
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
-        return [] if seen is not None and seen.has_key else keys.add(record, self.target, record.desired.tcp.psk)
+        add = [] if seen is not None and seen.has_key else keys.add(record, self.target, record.desired.tcp.psk)
+        return [*add, *self._stale(record)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        return keys.remove(record, self.target)
+        return [*keys.remove(record, self.target), *self._stale(record)]
+
+    def _stale(self, record: Record) -> list[Step]:
+        """After an update that was broken off: the other key."""
+        other = record.previous
+        same = other is None or other.private.get(keys.NAME) == record.private.get(keys.NAME)
+        return [] if other is None or same else keys.remove(other, self.target)
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         paths = [child.name for child in self.graph.dependents(new.name) if isinstance(child.desired, NvmePath)]

@@ -96,6 +96,9 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
             steps.append(self._allow_any_host(spec.nqn, not spec.hostnqn))
         if spec.hostnqn and spec.hostnqn not in hosts:
             steps.append(self._add_host(record))
+        other = record.previous  # of an update that was broken off, and then the target lost the subsystem
+        if other is not None and other.private.get(keys.NAME) != record.private.get(keys.NAME):
+            steps += keys.remove(other, self.target)
         return steps
 
     def _finish_amendment(self, record: Record, other: Record, seen: Seen) -> list[Step]:

@@ -7,6 +7,7 @@ no I/O to limit. The limits are then applied by what opens the volume next, or b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,10 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Graph, Phase, Postponed, Record, Reservation
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import QosLimit
 from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.steps import Step
+from opi_spdk_bridge.spdk.steps import Local, Step
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.spdk.view import View
 
@@ -85,6 +87,39 @@ def set_limits(target: Target, graph: Graph, bdev: str, limits: Mapping[str, int
     return Step(f"bdev {bdev} has other limits", apply)
 
 
+def set_when_possible(target: Target, graph: Graph, bdev: str, limits: Mapping[str, int]) -> Step:
+    """As `set_limits`, for a step list that goes on: what has to wait is left to what opens the bdev next."""
+    now = set_limits(target, graph, bdev, limits)
+    assert not isinstance(now.do, Call)
+    attempt = now.do
+
+    async def apply() -> Any:
+        with contextlib.suppress(Postponed):
+            await attempt()
+
+    return Step(now.says, apply)
+
+
+def refusing(attempt: Any) -> Local:
+    """As `attempt`; what would have to wait is refused: for changes after which nothing would remember it."""
+
+    async def apply() -> Any:
+        try:
+            return await attempt()
+        except Postponed as wait:
+            raise errors.FailedPrecondition(f"{wait}: until then delete and create it, or open the volume") from None
+
+    return apply
+
+
+async def unlike(view: View, graph: Graph, bdev: str, limits: Mapping[str, int]) -> bool:
+    """Whether a bdev's limits are others and can be set: nothing has set them yet, or something has it open."""
+    found = await view.bdev(bdev)
+    if found is None or not limits_differ(found, limits):
+        return False
+    return not any(found.assigned_rate_limits.values()) or await is_open(view, graph, bdev)
+
+
 def wanted_limits(record: Record) -> Mapping[str, int] | None:
     """The limits that a record holds; all 0 for one that is deleted and could not be lifted yet; None without any."""
     return NO_LIMITS if record.phase is Phase.DELETED else record.private.get(LIMITS)
@@ -102,11 +137,16 @@ def on_open(target: Target, graph: Graph, bdev: str) -> list[Step]:
 
 
 async def is_open(view: View, graph: Graph, bdev: str) -> bool:
-    """Whether anything has I/O channels to the bdev: a claim, or a vhost device with a guest connected."""
+    """Whether anything has I/O channels to the bdev: a namespace, a vhost device with a guest connected, or a crypto
+    vbdev that is open itself."""
+    holders = list(graph.holders(f"claim:{bdev}"))
+    above = [holder.id for holder in holders if any(volume is holder for volume in graph.holders(f"bdev:{holder.id}"))]
+    if above:
+        return any([await is_open(view, graph, volume) for volume in above])
     found = await view.bdev(bdev)
     if found is not None and found.claimed:
         return True
-    devices = {record.private.get("ctrlr", record.id) for record in graph.holders(f"claim:{bdev}")}
+    devices = {holder.private.get("ctrlr", holder.id) for holder in holders}
     seen = await asyncio.gather(*(view.vhost(device) for device in devices))
     return any(device is not None and device.sessions for device in seen)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from opi_spdk_bridge import errors
@@ -11,7 +11,6 @@ from opi_spdk_bridge.core.kind import Counters, Facts, Postponed, Record, Reserv
 from opi_spdk_bridge.kinds import qos
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.pb.storage.middleend_qos_volume_pb2 import QosVolume
-from opi_spdk_bridge.spdk.model import Bdev
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.view import View
 
@@ -20,10 +19,9 @@ _BDEV = "bdev"  # in Record.private: the bdev that is limited
 
 @dataclass(frozen=True)
 class Seen:
-    """The limited bdev, and whether its limits can be changed: nothing has set them yet, or something has it open."""
+    """Whether the limited bdev has other limits, and they can be changed."""
 
-    bdev: Bdev
-    settable: bool
+    unlike: bool
 
 
 class QosVolumeKind(SpdkKind[QosVolume, Seen]):
@@ -51,36 +49,40 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
         return Volume(record.private[_BDEV])
 
     async def look(self, record: Record, view: View) -> Seen | None:
-        bdev = await view.bdev(record.private[_BDEV])
-        if bdev is None:
-            return None
-        if not qos.limits_differ(bdev, record.private[qos.LIMITS]) or not any(bdev.assigned_rate_limits.values()):
-            return Seen(bdev, settable=True)
-        return Seen(bdev, settable=await qos.is_open(view, self.graph, bdev.name))
+        bdev, limits = record.private[_BDEV], record.private[qos.LIMITS]
+        found = await view.bdev(bdev)
+        return Seen(await qos.unlike(view, self.graph, bdev, limits)) if found is not None else None
 
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
-        limits = record.private[qos.LIMITS]
-        if seen is None:
-            return [self._set(record, limits)]
-        return [self._set(record, limits)] if seen.settable and qos.limits_differ(seen.bdev, limits) else []
+        stale = self._stale(record)
+        return [*stale, self._set(record, record.private[qos.LIMITS])] if seen is None or seen.unlike else stale
+
+    def _stale(self, record: Record) -> list[Step]:
+        """After an update that was broken off: the limits of the other volume."""
+        other = record.previous
+        if other is None or other.private[_BDEV] == record.private[_BDEV]:
+            return []
+        return [qos.set_when_possible(self.target, self.graph, other.private[_BDEV], qos.NO_LIMITS)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
+        stale = self._stale(record)
         if not present or qos.superseded(self.graph, record, record.private[_BDEV]):
-            return []
-        return [self._set(record, qos.NO_LIMITS)]
+            return stale
+        return [*stale, self._set(record, qos.NO_LIMITS)]
 
     async def realize(self, record: Record) -> Facts:
         return await self._unless_postponed(record, self.steps(record, None))
 
     async def repair(self, record: Record, view: Any) -> Facts:
-        seen = await self.look(record, view)
+        seen = await self.look(record, self.target.view())  # the volume may have been restored since the sweep's look
         if seen is None:
             raise self._missing(record)
         return await self._unless_postponed(record, self.steps(record, seen))
 
     async def amend(self, old: Record, new: Record) -> Facts:
         lifted = old.private[_BDEV] != new.private[_BDEV]
-        steps = [self._set(old, qos.NO_LIMITS, undo=old.private[qos.LIMITS])] if lifted else []
+        lift = self._set(old, qos.NO_LIMITS, undo=old.private[qos.LIMITS])
+        steps = [replace(lift, do=qos.refusing(lift.do))] if lifted else []
         return await self._unless_postponed(new, [*steps, self._set(new, new.private[qos.LIMITS])])
 
     async def _unless_postponed(self, record: Record, steps: list[Step]) -> Facts:

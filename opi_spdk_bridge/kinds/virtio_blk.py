@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled
@@ -14,6 +15,7 @@ from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import VhostController
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
+from opi_spdk_bridge.spdk.view import View
 
 _BDEV = "bdev"  # in Record.private: the bdev under the device
 _FIELD = "volume_name_ref"
@@ -48,16 +50,38 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
     def fits(self, record: Record, seen: VhostController) -> bool:
         return seen.is_block
 
+    async def look(self, record: Record, view: View) -> VhostController | None:
+        seen = await super().look(record, view)
+        limits = record.private.get(qos.LIMITS)
+        if seen is None or limits is None:
+            return seen
+        unlike = await qos.unlike(view, self.graph, record.private[_BDEV], limits)
+        return seen.model_copy(update={"limits_unlike": unlike})
+
     def steps(self, record: Record, seen: VhostController | None) -> list[Step]:
         bdev = record.private[_BDEV]
         if seen is not None and seen.bdev == bdev:
+            return [*self._stale(record), *(self._limit(record) if seen.limits_unlike else [])]
+        old = [] if seen is None else [self.deletion(record)]
+        create = self._create(record)
+        return [*self._stale(record), *old, create, *qos.on_open(self.target, self.graph, bdev)]
+
+    def _limit(self, record: Record) -> list[Step]:
+        limits = record.private.get(qos.LIMITS)
+        return [qos.set_when_possible(self.target, self.graph, record.private[_BDEV], limits)] if limits else []
+
+    def _stale(self, record: Record) -> list[Step]:
+        """After an update that was broken off: limits that only the other state has."""
+        other = record.previous
+        if other is None or qos.LIMITS not in other.private:
             return []
-        stale = [] if seen is None else self.removal(record, present=True)[:1]
-        return [*stale, self._create(record), *qos.on_open(self.target, self.graph, bdev)]
+        if qos.LIMITS in record.private and other.private[_BDEV] == record.private[_BDEV]:
+            return []
+        return [qos.set_when_possible(self.target, self.graph, other.private[_BDEV], qos.NO_LIMITS)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         delete = [self.deletion(record)] if present else []
-        return [*delete, *self._lift(record)]
+        return [*delete, *self._stale(record), *self._lift(record)]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         steps: list[Step] = []
@@ -67,8 +91,8 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         if old.private != new.private:
             limits = new.private.get(qos.LIMITS)
             moved = old.private[_BDEV] != new.private[_BDEV]
-            steps += self._lift(old) if moved or limits is None else []
-            steps += [qos.set_limits(self.target, self.graph, new.private[_BDEV], limits)] if limits else []
+            steps += self._lift_now(old) if moved or limits is None else []
+            steps += self._limit(new)
         return steps
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
@@ -81,6 +105,10 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
     def _create(self, record: Record) -> Step:
         create = methods.vhost_create_blk_controller(record.id, record.private[_BDEV])
         return Step(f"vhost device {record.id} is missing", create, methods.vhost_delete_controller(record.id))
+
+    def _lift_now(self, record: Record) -> list[Step]:
+        """As `_lift`, where nothing would remember what has to wait."""
+        return [replace(step, do=qos.refusing(step.do)) for step in self._lift(record)]
 
     def _lift(self, record: Record) -> list[Step]:
         bdev = record.private[_BDEV]

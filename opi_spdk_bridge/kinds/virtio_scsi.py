@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled
+from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled, Taken
 from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
@@ -24,7 +24,7 @@ from opi_spdk_bridge.pb.storage.frontend_virtio_scsi_pb2 import VirtioScsiContro
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.model import ScsiTarget, VhostController
-from opi_spdk_bridge.spdk.steps import Step, StepFailed
+from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
 from opi_spdk_bridge.spdk.view import View
 
 M = TypeVar("M", bound=Message)
@@ -132,7 +132,7 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
         ctrlr, number = record.private[_CTRLR], record.private[_NUMBER]
-        yield Reservation(f"scsi:{ctrlr} {number}", f"SCSI target {number} of {ctrlr}", conflict=errors.Aborted)
+        yield Reservation(f"scsi:{ctrlr} {number}", f"SCSI target {number} of {ctrlr}", conflict=Taken)
         yield shared_claim_reservation(record.private[_BDEV], "vhost", "volume_name_ref")
 
     # On the target
@@ -149,12 +149,23 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
     def steps(self, record: Record, seen: ScsiTarget | None) -> list[Step]:
         bdev = record.private[_BDEV]
         if seen is not None and seen.luns and seen.luns[0].bdev_name == bdev:
-            return []
-        stale = self.removal(record, present=seen is not None)
-        return [*stale, self._add(record), *qos.on_open(self.target, self.graph, bdev)]
+            return self._stale(record)
+        old = self.removal(record, present=True) if seen is not None else self._stale(record)
+        return [*old, self._add(record), *qos.on_open(self.target, self.graph, bdev)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        return [Step(f"{self._at(record)} is still there", self._remove(record))] if present else []
+        own = [Step(f"{self._at(record)} is still there", self._remove(record))] if present else []
+        return [*self._stale(record), *own]
+
+    def _stale(self, record: Record) -> list[Step]:
+        """After an update that was broken off: the LUN at the other place, if it is there."""
+        other = record.previous
+        if other is None or (other.private[_CTRLR], other.private[_NUMBER]) == (
+            record.private[_CTRLR],
+            record.private[_NUMBER],
+        ):
+            return []
+        return [Step(f"{self._at(other)} is still there", self._remove(other), already=gone)]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         if old.private == new.private:
@@ -179,7 +190,7 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
     def _add(self, record: Record) -> Step:
         ctrlr, number, bdev = (record.private[key] for key in (_CTRLR, _NUMBER, _BDEV))
         add = methods.vhost_scsi_controller_add_target(ctrlr, number, bdev)
-        return Step(f"{self._at(record)} is missing", add, self._remove(record))
+        return Step(f"{self._at(record)} is missing", add, self._remove(record), guarded=True)  # removing takes a while
 
     def _remove(self, record: Record) -> Call[bool]:
         return methods.vhost_scsi_controller_remove_target(record.private[_CTRLR], record.private[_NUMBER])

@@ -223,12 +223,12 @@ class Client:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def ready(self) -> None:
+    async def ready(self, grace_s: float | None = None) -> None:
         """Waits for the connection, at most the grace time or the caller's deadline; raises Unavailable."""
         if self._connected.is_set():
             return
         try:
-            async with asyncio.timeout(deadline.remaining_s(self._connect_grace_s)):
+            async with asyncio.timeout(deadline.remaining_s(self._connect_grace_s if grace_s is None else grace_s)):
                 await self._connected.wait()
         except TimeoutError:
             raise self.unavailable() from None

@@ -38,7 +38,8 @@ class SpdkError(Exception):
     @property
     def gone(self) -> bool:
         """The target says that what the call names is not there."""
-        said = self.message in ("No such device", "No key object found") or self.message.endswith("not found")
+        said = self.message in ("No such device", "No key object found")
+        said = said or self.message.endswith(("not found", "does not exist"))
         return said or self.is_errno(errno.ENODEV, errno.ENOENT, errno.ENOKEY)
 
     @property
@@ -49,7 +50,8 @@ class SpdkError(Exception):
     @property
     def exists(self) -> bool:
         """The target says that the name is taken."""
-        return self.is_errno(errno.EEXIST, errno.EALREADY) or "exists" in self.message
+        said = "exists" in self.message or self.message.endswith(f"rc -{errno.EEXIST}")
+        return said or self.is_errno(errno.EEXIST, errno.EALREADY)
 
 
 _ERRNO: dict[int, Callable[[str], errors.BridgeError]] = {

@@ -158,6 +158,8 @@ class VhostController(_Answer):
     socket: str = ""
     sessions: tuple[Any, ...] = ()
     backend_specific: dict[str, Any] = Field(default_factory=dict)
+    limits_unlike: bool = False
+    """Not the target's: whether the volume under it has other limits than it should, and they can be set."""
 
     @property
     def bdev(self) -> str | None:

@@ -129,8 +129,8 @@ async def _undo(client: Client, done: Sequence[Step]) -> None:
     """Takes back in reverse order; raises OutcomeUnknown where something may have been left."""
     backward = [Step(f"undo: {step.says}", step.undo) for step in reversed(done) if step.undo is not None]
     with deadline.limit(UNDO_TIMEOUT_S):
-        for group in _groups(backward, True):
-            for outcome in await _run(client, group):
+        for step in backward:  # one by one: a name is free for its old holder only when the new one has gone
+            for outcome in await _run(client, [step]):
                 if isinstance(outcome, BaseException) and not (isinstance(outcome, SpdkError) and outcome.gone):
                     log.warning("could not take back a step: %s", outcome)
                     raise errors.ConnectionLost(f"a failed operation could not be taken back wholly: {outcome}")

@@ -45,8 +45,10 @@ def test_answers_as_recorded(path: Path, folder: Path, start_target: StartTarget
 
 
 def _ports(text: str) -> dict[str, str]:
-    """Free ports in place of the recorded ones, so that test runs do not meet."""
-    return {f'"{port}"': f'"{free_port()}"' for port in sorted(set(re.findall(r'"(77\d\d)"', text)))}
+    """Free ports in place of the recorded ones, so that test runs do not meet; bytes hold them with escaped quotes."""
+    ports = {port: free_port() for port in sorted(set(re.findall(r'\\?"(77\d\d)\\?"', text)))}
+    plain = {f'"{port}"': f'"{free}"' for port, free in ports.items()}
+    return plain | {f'\\"{port}\\"': f'\\"{free}\\"' for port, free in ports.items()}
 
 
 def _replace(text: str, names: dict[str, str]) -> str:

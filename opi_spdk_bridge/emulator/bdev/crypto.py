@@ -52,6 +52,7 @@ class CryptoBdev(Bdev):
             numa_id=below.numa_id,
         )
         self._base = base
+        self.below = below
         self._key = key
         self._layer = layer
         self._cipher_key = bytes.fromhex(key.key) + bytes.fromhex(key.key2)

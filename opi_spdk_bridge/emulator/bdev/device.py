@@ -125,10 +125,14 @@ class Bdev:
         self.numa_id = numa_id
         self.geometry = geometry or Geometry()
         self.metadata = metadata or Metadata()
+        self.physical_block_size = block_size
+        self.optimal_io_boundary = 0
         self.aliases: list[str] = []
         self.status = Status.READY
         self.descriptors: list[Descriptor] = []
         self.channels = 0
+        self.app_channels = 0
+        self.below: Bdev | None = None
         self.unused = Signal()
         self.idle = Signal()
         self.claimed_by: str | None = None

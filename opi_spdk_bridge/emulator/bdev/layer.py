@@ -6,7 +6,7 @@ from errno import EAGAIN, EBUSY, EEXIST, EINVAL, ENODEV, EPERM
 from functools import partial
 
 from ..notifications import Notifications
-from ..reactor import Hops, Reactor, Signal, Thread, Work
+from ..reactor import Hops, Reactor, Thread, Work
 from ..registry import errno_error
 from ..schema import U32
 from .device import RATE_LIMITS, Bdev, Descriptor, Qos, Status
@@ -17,8 +17,8 @@ EXAMINE_LATENCY_TICKS = 100_000
 IOS_PER_SEC_STEP = 1000
 MBYTES_PER_SEC_MAX = (2**64 - 1) // 2**20
 
-EXAMINE_TURNS = 4
-"""How many turns the modules' reads of a new bdev take."""
+EXAMINE_TURNS = 1
+"""How many turns the modules' reads of a new bdev take, about."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class BdevLayer:
         self._by_name: dict[str, Bdev] = {}
         self._devices: dict[str, Bdev] = {}
         self._examining = 0
-        self._examined = Signal()
         self.examiners: list[Callable[[Bdev], None]] = []
         self.options = LayerOptions()
         self.examine_allowed: list[str] = []
@@ -74,32 +73,36 @@ class BdevLayer:
         self._devices[bdev.name] = bdev
         if self.options.bdev_auto_examine or bdev.name in self.examine_allowed or bdev.uuid in self.examine_allowed:
             self.examine(bdev)
-        self._examining += 1
         Work(self._finish_registration(self._open(bdev, writable=False)))
 
     async def _finish_registration(self, held: Descriptor) -> None:
         """A new bdev is announced once it is examined, and cannot go before."""
-        for _ in range(EXAMINE_TURNS):
-            await self.reactor.message()
-        self._examining -= 1
-        if not self._examining:
-            examined, self._examined = self._examined, Signal()
-            examined.set()
+        await self.wait_for_examine()
         self._notifications.send("bdev_register", held.bdev.name)
         self.close(held)
 
     async def wait_for_examine(self) -> None:
         """Waits until no bdev is being examined."""
-        await (self._examined if self._examining else self.reactor.message())
+        await self.reactor.poll(lambda: not self._examining)
 
     def examine(self, bdev: Bdev) -> None:
         for examiner in self.examiners:
             examiner(bdev)
         if bdev.claimed_by is None:
-            for size_bytes in EXAMINE_READS:
-                read_bytes = max(size_bytes, bdev.block_size)
-                if read_bytes <= bdev.block_size * bdev.num_blocks:
-                    bdev.record("read", 1, read_bytes, EXAMINE_LATENCY_TICKS)
+            Work(self._read_for_examine(bdev))
+
+    async def _read_for_examine(self, bdev: Bdev) -> None:
+        """While modules read a new bdev the application's thread has a channel to it, and to what is below it."""
+        self._examining += 1
+        _count_app_channel(bdev, 1)
+        for _ in range(EXAMINE_TURNS):
+            await self.reactor.message()
+        for size_bytes in EXAMINE_READS:
+            read_bytes = max(size_bytes, bdev.block_size)
+            if read_bytes <= bdev.block_size * bdev.num_blocks:
+                bdev.record("read", 1, read_bytes, EXAMINE_LATENCY_TICKS)
+        _count_app_channel(bdev, -1)
+        self._examining -= 1
 
     def allow_examine(self, name: str) -> None:
         """Raises OSError: EINVAL while bdevs are examined by themselves, EEXIST for a name already allowed."""
@@ -195,7 +198,7 @@ class BdevLayer:
         return self.unregister(bdev)
 
     async def _remove(self, bdev: Bdev) -> None:
-        await self._visit_channels(bdev)
+        await self.visit_channels(bdev)
         bdev.status = Status.REMOVING
         for descriptor in bdev.descriptors:
             self.reactor.send(Thread.APP, partial(self._tell, descriptor, descriptor.on_remove))
@@ -213,9 +216,10 @@ class BdevLayer:
         for _ in range(bdev.destruct_turns):
             await self.reactor.message()
 
-    def _visit_channels(self, bdev: Bdev) -> Hops:
-        """A visit to the threads that have a channel, or just a message when none has."""
-        return self.reactor.visit() if bdev.channels else self.reactor.message()
+    def visit_channels(self, bdev: Bdev) -> Hops:
+        """A visit to the threads that have a channel, one after another, and the message back."""
+        threads = [Thread.APP] * bool(bdev.app_channels) + [Thread.POLL_GROUP] * bool(bdev.channels) + [Thread.APP]
+        return Hops(self.reactor, [(thread, None) for thread in threads])
 
     def _tell(self, descriptor: Descriptor, event: Callable[[], object]) -> None:
         if descriptor in descriptor.bdev.descriptors:
@@ -239,10 +243,17 @@ class BdevLayer:
             Work(self._enable_qos(bdev))
 
     async def _enable_qos(self, bdev: Bdev) -> None:
-        await self._visit_channels(bdev)
-        if bdev.qos and bdev.channels:
+        """Raises OSError EAGAIN when a channel finds the bdev going."""
+        has_channel = bdev.channels or bdev.app_channels
+        await self.visit_channels(bdev)
+        going = has_channel and bdev.status is not Status.READY
+        if going:
+            bdev.qos = None
+        elif bdev.qos and bdev.channels:
             bdev.qos.running = True
         self._end_qos_change(bdev)
+        if going:
+            raise errno_error(EAGAIN)
 
     async def _update_qos(self, bdev: Bdev) -> None:
         await Hops(self.reactor, [(Thread.POLL_GROUP, None)])
@@ -274,11 +285,18 @@ class BdevLayer:
         if bdev.qos:
             bdev.qos.limits = dict.fromkeys(RATE_LIMITS, 0)
             running = bdev.qos.running
-            await self._visit_channels(bdev)
+            await self.visit_channels(bdev)
             if running:
                 await Hops(self.reactor, [(Thread.POLL_GROUP, None)])
         bdev.qos = None
         self._end_qos_change(bdev)
+
+
+def _count_app_channel(bdev: Bdev, change: int) -> None:
+    device: Bdev | None = bdev
+    while device is not None:
+        device.app_channels += change
+        device = device.below
 
 
 def _rounded(name: str, limit: int) -> int:

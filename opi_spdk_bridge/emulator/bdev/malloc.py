@@ -43,8 +43,8 @@ class MallocBdev(Bdev):
                 params.dif_pi_format,
             ),
         )
-        self._physical_block_size = params.physical_block_size or params.block_size
-        self._optimal_io_boundary = params.optimal_io_boundary
+        self.physical_block_size = params.physical_block_size or params.block_size
+        self.optimal_io_boundary = params.optimal_io_boundary
         self._chunks: dict[int, bytearray] = {}
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -73,9 +73,9 @@ class MallocBdev(Bdev):
                 "name": self.name,
                 "num_blocks": self.num_blocks,
                 "block_size": self.block_size,
-                "physical_block_size": self._physical_block_size,
+                "physical_block_size": self.physical_block_size,
                 "uuid": self.uuid,
-                "optimal_io_boundary": self._optimal_io_boundary,
+                "optimal_io_boundary": self.optimal_io_boundary,
                 "md_size": self.metadata.size,
                 "dif_type": self.metadata.dif_type,
                 "dif_is_head_of_md": self.metadata.dif_is_head_of_md,

@@ -39,7 +39,7 @@ class NullBdev(Bdev):
             ),
             metadata=Metadata(params.md_size, True, params.dif_type, params.dif_is_head_of_md, params.dif_pi_format),
         )
-        self._physical_block_size = params.physical_block_size or params.block_size
+        self.physical_block_size = params.physical_block_size or params.block_size
 
     def config(self) -> dict[str, Any]:
         geometry = self.geometry
@@ -49,7 +49,7 @@ class NullBdev(Bdev):
                 "name": self.name,
                 "num_blocks": self.num_blocks,
                 "block_size": self.block_size,
-                "physical_block_size": self._physical_block_size,
+                "physical_block_size": self.physical_block_size,
                 "md_size": self.metadata.size,
                 "dif_type": self.metadata.dif_type,
                 "dif_is_head_of_md": self.metadata.dif_is_head_of_md,

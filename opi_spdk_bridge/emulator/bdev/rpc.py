@@ -1,9 +1,8 @@
 """The methods of the bdev layer itself (lib/bdev/bdev_rpc.c)."""
 
-import asyncio
 import base64
 import struct
-from collections.abc import Coroutine
+import time
 from dataclasses import dataclass, replace
 from errno import EINVAL, ETIMEDOUT
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..reactor import Work
 from ..registry import BDEV_FAILURE, INVALID_PARAMS, NVMF_FAILURE, Failure, MethodTable, RpcError, errno_error
 from ..schema import U8, U64
-from .device import IO_TYPES, RATE_LIMITS, Bdev
-from .layer import LayerOptions
+from .device import IO_TYPES, RATE_LIMITS, Bdev, Descriptor
+from .layer import BdevLayer, LayerOptions
 from .stat import TICKS_PER_SECOND, ResetMode, ticks
 
 if TYPE_CHECKING:
@@ -98,40 +97,78 @@ def examine(target: "Target", params: Name) -> None:
 
 
 @methods.rpc("bdev_get_bdevs", GetBdevs)
-def get_bdevs(target: "Target", params: GetBdevs) -> list[dict[str, Any]] | Coroutine[Any, Any, list[dict[str, Any]]]:
+def get_bdevs(target: "Target", params: GetBdevs) -> list[dict[str, Any]] | Work[list[dict[str, Any]]]:
+    """One bdev is opened for it (spdk_bdev_open_async), which takes a turn."""
     if params.name is None:
         return [bdev.describe() for bdev in target.bdevs]
-    if params.timeout:
-        return _wait_for_bdev(target, params.name, params.timeout)
-    return [target.bdevs.find(params.name).describe()]
+    return Work(_describe_open(target, params.name, params.timeout))
 
 
-async def _wait_for_bdev(target: "Target", name: str, timeout_ms: int) -> list[dict[str, Any]]:
-    deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+async def _describe_open(target: "Target", name: str, timeout_ms: int) -> list[dict[str, Any]]:
+    try:
+        descriptor = await _open_in_time(target, name, timeout_ms)
+    except OSError:
+        await target.reactor.message()
+        raise
+    await target.reactor.message()
+    answer = [descriptor.bdev.describe()]
+    target.bdevs.close(descriptor)
+    return answer
+
+
+async def _open_in_time(target: "Target", name: str, timeout_ms: int) -> Descriptor:
+    deadline = time.monotonic() + timeout_ms / 1000
     while True:
         try:
-            return [target.bdevs.find(name).describe()]
+            return target.bdevs.open(name, writable=False)
         except OSError:
-            if asyncio.get_running_loop().time() >= deadline:
+            if not timeout_ms:
+                raise
+            if time.monotonic() >= deadline:
                 raise errno_error(ETIMEDOUT) from None
-        await asyncio.sleep(APPEAR_POLL_S)
+        await target.reactor.sleep(APPEAR_POLL_S)
 
 
 @methods.rpc("bdev_get_iostat", GetIostat)
-def get_iostat(target: "Target", params: GetIostat) -> dict[str, Any]:
+def get_iostat(target: "Target", params: GetIostat) -> Work[dict[str, Any]]:
     names = params.names
     if params.per_channel and (names is None or len(names) != 1):
         raise errno_error(EINVAL)
-    bdevs = list(target.bdevs) if names is None else [target.bdevs.find(name) for name in names]
+    return Work(_collect(target, params))
+
+
+async def _collect(target: "Target", params: GetIostat) -> dict[str, Any]:
+    """Opens the bdevs and collects from all their channels at a time: those without any are done first."""
+    layer = target.bdevs
+    names = [bdev.name for bdev in layer] if params.names is None else params.names
+    collected: list[dict[str, Any]] = []
+    visits: list[Work[None]] = []
+    failure: OSError | None = None
+    for name in names:
+        try:
+            descriptor = layer.open(name, writable=False)
+        except OSError as error:
+            failure = error
+            break
+        visits.append(Work(_collect_from(layer, descriptor, params, collected)))
+    for visit in visits:
+        await visit
+    if failure is not None:
+        raise failure
     answer: dict[str, Any] = {"tick_rate": TICKS_PER_SECOND, "ticks": ticks()}
+    return answer | (collected[0] if params.per_channel else {"bdevs": collected})
+
+
+async def _collect_from(
+    layer: BdevLayer, descriptor: Descriptor, params: GetIostat, collected: list[dict[str, Any]]
+) -> None:
+    bdev = descriptor.bdev
+    await layer.visit_channels(bdev)
     if params.per_channel:
-        answer["name"] = bdevs[0].name
-        answer["channels"] = _channel_stats(bdevs[0], params.reset_mode)
-        return answer
-    # A bdev without channels is answered for first: collecting from a channel takes a message to its thread.
-    bdevs.sort(key=lambda bdev: bdev.channels > 0)
-    answer["bdevs"] = [_device_stat(bdev, params.reset_mode) for bdev in bdevs]
-    return answer
+        collected.append({"name": bdev.name, "channels": _channel_stats(bdev, params.reset_mode)})
+    else:
+        collected.append(_device_stat(bdev, params.reset_mode))
+    layer.close(descriptor)
 
 
 def _channel_stats(bdev: Bdev, mode: ResetMode) -> list[dict[str, Any]]:
@@ -174,11 +211,22 @@ def set_qos_limit(target: "Target", params: SetQosLimit) -> Work[None]:
         limits = {name: getattr(params, name) for name in RATE_LIMITS}
         if all(limit is None for limit in limits.values()):
             raise RpcError(-EINVAL, "No rate limits specified")
-        return target.bdevs.set_rate_limits(descriptor.bdev, limits)
+        return Work(_limited(target.bdevs.set_rate_limits(descriptor.bdev, limits)))
     except OSError as error:
-        raise RpcError(INVALID_PARAMS, f"Failed to configure rate limit: {error.strerror}") from None
+        raise _limit_failure(error) from None
     finally:
         target.bdevs.close(descriptor)
+
+
+async def _limited(change: Work[None]) -> None:
+    try:
+        await change
+    except OSError as error:
+        raise _limit_failure(error) from None
+
+
+def _limit_failure(error: OSError) -> RpcError:
+    return RpcError(INVALID_PARAMS, f"Failed to configure rate limit: {error.strerror}")
 
 
 @methods.rpc("bdev_set_qd_sampling_period", SetQueueSampling)

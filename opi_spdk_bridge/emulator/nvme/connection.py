@@ -5,20 +5,28 @@ import base64
 import contextlib
 import ipaddress
 import secrets
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from errno import EIO
 from typing import Any
 
 from ..keyring import PSK_LENGTH_MAX, Key, parse_psk
 from ..nvmf import wire
+from ..nvmf.identify import Completion
 from ..nvmf.trid import TransportId
 from ..registry import errno_error
+
+ADMIN_QUEUE_SIZE = 32
+COMMANDS_PER_EVENT = 2
+"""Admin commands after a namespace event, beside one for each namespace."""
+KEEP_ALIVE_S = 5
+ABORTED = 0x08
 
 
 @dataclass(frozen=True)
 class HostIdentity:
-    """Who connects, and with which keys of this target's keyring."""
+    """Who connects, and with which keys of this target's keyring. A PSK is read once, when the controller is made."""
 
     nqn: str
     hostid: str
@@ -27,6 +35,7 @@ class HostIdentity:
     psk: Key | None = None
     dhchap_key: Key | None = None
     dhchap_ctrlr_key: Key | None = None
+    psk_bytes: bytes | None = field(default=None, repr=False)
 
     def held_keys(self) -> tuple[Key | None, ...]:
         return self.psk, self.dhchap_key, self.dhchap_ctrlr_key
@@ -62,6 +71,11 @@ class ControllerData:
     ana_reporting: bool
 
 
+def _commands_to_attach(data: ControllerData, namespaces: int) -> int:
+    """How many admin commands a host sends until it knows the namespaces of a controller, as counted on a target."""
+    return 13 + 2 * namespaces + (2 if data.ana_reporting else min(1, namespaces))
+
+
 class Connection:
     """A connected controller. `namespaces` follows the subsystem; the callbacks tell of changes and of the end."""
 
@@ -78,6 +92,8 @@ class Connection:
         self._writer = writer
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._sent = 0
+        self._admin_sent = _commands_to_attach(data, len(namespaces))
+        self._connected_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     def watch(self, on_namespaces: Callable[[], None], on_lost: Callable[[], None]) -> None:
@@ -87,6 +103,7 @@ class Connection:
         while (message := await wire.receive(self._reader)) is not None:
             if "namespaces" in message:
                 self.namespaces = [RemoteNamespace(**namespace) for namespace in message["namespaces"]]
+                self._admin_sent += COMMANDS_PER_EVENT + len(self.namespaces)
                 on_namespaces()
             elif message.get("id") in self._waiting:
                 self._waiting.pop(message["id"]).set_result(message)
@@ -115,6 +132,21 @@ class Connection:
     async def write(self, nsid: int, offset: int, content: bytes) -> None:
         await self._io({"io": "write", "nsid": nsid, "offset": offset, "content": base64.b64encode(content).decode()})
 
+    @property
+    def admin_queue_head(self) -> int:
+        """How far the other side has read the admin queue, by this side's count of what it sent."""
+        keep_alives = int((time.monotonic() - self._connected_at) / KEEP_ALIVE_S)
+        return (self._admin_sent + keep_alives) % ADMIN_QUEUE_SIZE
+
+    async def admin(self, command: bytes, data_size: int) -> Completion:
+        """An admin command; it is aborted when the connection ends meanwhile."""
+        self._admin_sent += 1
+        try:
+            answer = await self._io({"admin": command.hex(), "data_size": data_size})
+        except OSError:
+            return Completion(ABORTED)
+        return Completion(answer["status"], bytes.fromhex(answer["data"]))
+
     async def _io(self, message: dict[str, Any]) -> dict[str, Any]:
         """Raises OSError EIO."""
         self._sent += 1
@@ -140,6 +172,14 @@ class Connection:
     async def _drain(self) -> None:
         while await self._reader.read(65536):
             pass
+
+
+def read_psk(host: HostIdentity) -> bytes | None:
+    """The configured PSK. Raises OSError EIO for a key that is not one."""
+    try:
+        return None if host.psk is None else parse_psk(host.psk.read(PSK_LENGTH_MAX))
+    except (OSError, ValueError):
+        raise errno_error(EIO) from None
 
 
 async def connect(trid: TransportId, host: HostIdentity, timeout_s: float) -> Connection:
@@ -169,8 +209,8 @@ async def _introduce(
         raise errno_error(EIO)
     nonce, own_nonce = greeting["nonce"], secrets.token_hex(wire.NONCE_BYTES)
     request = {"subnqn": trid.subnqn, "hostnqn": host.nqn, "hostid": host.hostid}
-    if host.psk is not None:
-        request["psk"] = wire.prove(parse_psk(host.psk.read(PSK_LENGTH_MAX)), nonce, "psk")
+    if host.psk_bytes is not None:
+        request["psk"] = wire.prove(host.psk_bytes, nonce, "psk")
     if host.dhchap_key is not None:
         request["dhchap"] = wire.prove(host.dhchap_key.read(PSK_LENGTH_MAX), nonce, "dhchap")
     ctrlr_key = host.dhchap_ctrlr_key

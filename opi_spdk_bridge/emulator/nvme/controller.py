@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from errno import EALREADY, EBUSY, EINVAL, ENXIO, EPERM
 from typing import TYPE_CHECKING, Any
 
@@ -147,12 +148,16 @@ class NvmeController:
 
     async def _recover(self) -> None:
         """Tries every path once; with a reconnect delay again and again, until the controller counts as lost."""
+        lost_at = asyncio.get_running_loop().time()
+        if not await self._reconnect_any():
+            await self._wait_and_recover(lost_at)
+
+    async def _wait_and_recover(self, lost_at: float | None = None) -> None:
         loop = asyncio.get_running_loop()
         options = self.options
-        lost_at = loop.time()
-        while not await self._reconnect_any():
-            waited_s = loop.time() - lost_at
-            if options.ctrlr_loss_timeout_sec > 0 and waited_s >= options.ctrlr_loss_timeout_sec:
+        since = loop.time() if lost_at is None else lost_at
+        while True:
+            if options.ctrlr_loss_timeout_sec > 0 and loop.time() - since >= options.ctrlr_loss_timeout_sec:
                 self._recovery = None
                 if self.group is not None:
                     self.group.forget_soon(self)
@@ -162,6 +167,8 @@ class NvmeController:
                 return
             self.state = "reconnect_is_delayed"
             await asyncio.sleep(options.reconnect_delay_sec)
+            if await self._reconnect_any():
+                return
 
     async def _reconnect_any(self) -> bool:
         for _ in range(len(self.trids)):
@@ -189,32 +196,39 @@ class NvmeController:
         if connection is not None:
             await connection.close()
 
-    async def reset(self) -> None:
-        """Raises OSError: EBUSY while a reset is under way, EALREADY when disabled, EPERM when it fails."""
+    def reset(self) -> Coroutine[Any, Any, None]:
+        """Raises OSError: EBUSY while a reset is under way, EALREADY when disabled; later EPERM when it fails."""
         self._check_operable()
         if self.state == "disabled":
             raise errno_error(EALREADY)
+        self.state = "resetting"
+        return self._reset()
+
+    async def _reset(self) -> None:
         await self._disconnect()
+        await self._reconnect_or_recover()
+
+    async def _reconnect_or_recover(self) -> None:
+        """Raises OSError EPERM when the first try fails; more may follow it."""
         if not await self._reconnect():
-            self.state = "failed"
+            self._recovery = asyncio.create_task(self._wait_and_recover())
             raise errno_error(EPERM)
 
-    async def enable(self) -> None:
-        """Raises OSError: EALREADY when not disabled, EPERM when it fails."""
+    def enable(self) -> Coroutine[Any, Any, None]:
+        """Raises OSError: EALREADY when not disabled; later EPERM when it fails."""
         self._check_operable()
         if self.state != "disabled":
             raise errno_error(EALREADY)
-        if not await self._reconnect():
-            self.state = "failed"
-            raise errno_error(EPERM)
+        self.state = "resetting"
+        return self._reconnect_or_recover()
 
-    async def disable(self) -> None:
+    def disable(self) -> Coroutine[Any, Any, None]:
         """Raises OSError EALREADY when disabled."""
         self._check_operable()
         if self.state == "disabled":
             raise errno_error(EALREADY)
-        await self._disconnect()
         self.state = "disabled"
+        return self._disconnect()
 
     def _check_operable(self) -> None:
         if self.destructing:

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from errno import EALREADY, EEXIST, EINVAL, ENODEV, ENXIO, ERANGE
 from typing import Any
 
@@ -12,13 +12,14 @@ from ..keyring import Keyring
 from ..nvmf.trid import TransportId
 from ..registry import errno_error
 from .bdev import NvmeBdev
-from .connection import HostIdentity, connect
+from .connection import HostIdentity, connect, read_psk
 from .controller import CONNECT_TIMEOUT_S, NvmeController
 from .options import ControllerOptions, ModuleOptions
 
 HOTPLUG_PERIOD_US_DEFAULT = 100_000
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+Operation = Callable[[NvmeController], Coroutine[Any, Any, None]]
 Matches = Callable[[TransportId, HostIdentity], bool]
 
 
@@ -104,6 +105,7 @@ class NvmeModule:
         failover = name in self.groups and not options.multipath
         timeout_s = self.options.tcp_connect_timeout_ms / 1000 or CONNECT_TIMEOUT_S
         try:
+            host = replace(host, psk_bytes=read_psk(host))
             connection = await connect(trid, host, timeout_s)
             if failover:
                 try:
@@ -162,16 +164,32 @@ class NvmeModule:
         if not group.controllers and self.groups.get(group.name) is group:
             del self.groups[group.name]
 
-    async def operate(
-        self, controllers: list[NvmeController], operation: Callable[[NvmeController], Coroutine[Any, Any, None]]
+    def operate(self, controllers: list[NvmeController], operation: Operation) -> Coroutine[Any, Any, None]:
+        """Resets, enables or disables one controller after the other; one that is so already is passed over.
+
+        The first is begun at once. Raises OSError as `operation` does, EALREADY excepted.
+        """
+        first = self._begin(controllers[0], operation)
+        return self._operate(first, controllers[1:], operation)
+
+    async def _operate(
+        self, begun: Coroutine[Any, Any, None] | None, others: list[NvmeController], operation: Operation
     ) -> None:
-        """Resets, enables or disables one controller after the other; one that is so already is passed over."""
-        for controller in controllers:
-            try:
-                await operation(controller)
-            except OSError as error:
-                if error.errno != EALREADY:
-                    raise
+        if begun is not None:
+            await begun
+        for controller in others:
+            begun = self._begin(controller, operation)
+            if begun is not None:
+                await begun
+
+    @staticmethod
+    def _begin(controller: NvmeController, operation: Operation) -> Coroutine[Any, Any, None] | None:
+        try:
+            return operation(controller)
+        except OSError as error:
+            if error.errno != EALREADY:
+                raise
+            return None
 
     def config(self) -> list[Any]:
         attachments = [

@@ -14,6 +14,7 @@ from ..bdev.device import Bdev
 from ..keyring import PSK_LENGTH_MAX, Key
 from ..registry import errno_error
 from . import wire
+from .identify import identify
 from .subsystem import Subsystem
 from .trid import TransportId
 
@@ -172,11 +173,23 @@ class Association:
                 self._set_io_qpairs(message["io_qpairs"])
             elif "io" in message:
                 wire.send(self._writer, {"id": message["id"], **await self._io(message)})
+            elif "admin" in message:
+                wire.send(self._writer, {"id": message["id"], **self._admin(message)})
 
     def _set_io_qpairs(self, count: int) -> None:
         self._counts.io_total += max(0, count - self.io_qpairs)
         self._counts.io_now += count - self.io_qpairs
         self.io_qpairs = count
+
+    def _admin(self, message: dict[str, Any]) -> dict[str, Any]:
+        subsystem = self._subsystem
+        listener = subsystem.find_listener(self.listen_trid) if subsystem else None
+        if subsystem is None or listener is None:
+            return {"failed": True}
+        visible = {ns.nsid: ns for ns in subsystem.namespaces() if ns.visible_to(self.hostnqn)}
+        command, max_io_size = bytes.fromhex(message["admin"]), listener.transport.options.max_io_size
+        completion = identify(subsystem, visible, command, message["data_size"], max_io_size)
+        return {"status": completion.status, "data": completion.data.hex()}
 
     async def _io(self, message: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -1,0 +1,90 @@
+"""What a controller answers to the Identify command (NVMe Base Specification 2.0, section 5.17; lib/nvmf/ctrlr.c)."""
+
+import struct
+from dataclasses import dataclass
+
+from ..bdev.device import Bdev
+from .members import Namespace
+from .subsystem import Subsystem
+
+COMMAND_BYTES = 64
+DATA_BYTES = 4096
+IDENTIFY = 0x06
+CNS_NAMESPACE = 0x00
+
+SUCCESS, INVALID_OPCODE, INVALID_FIELD, INVALID_NAMESPACE = 0x00, 0x01, 0x02, 0x0B
+"""Generic command status codes."""
+
+_OPTPERF_AND_ATOMIC_UNIT = 0x12
+_SHARED = 0x01
+_RESERVATIONS = 0xFE
+_EXTENDED_FLBAS, _EXTENDED_MC = 0x10, 0x01
+_LARGE_BUFFER_BYTES = 135168
+_ANY_COPY_SIZE = 0xFFFF
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completed admin command: its status code and what it transferred to the host."""
+
+    status: int
+    data: bytes = b""
+
+
+def identify(
+    subsystem: Subsystem, visible: dict[int, Namespace], command: bytes, data_size: int, max_io_size: int
+) -> Completion:
+    """Identify Namespace; of an NSID that is in range and unused it is all zeroes. Other commands are not emulated."""
+    nsid, cns = struct.unpack_from("<I", command, 4)[0], command[40]
+    if command[0] != IDENTIFY:
+        return Completion(INVALID_OPCODE)
+    if data_size < DATA_BYTES or cns != CNS_NAMESPACE:
+        return Completion(INVALID_FIELD)
+    if not 0 < nsid <= subsystem.options.max_namespaces:
+        return Completion(INVALID_NAMESPACE)
+    if nsid not in visible:
+        return Completion(SUCCESS, bytes(DATA_BYTES))
+    anagrpid = visible[nsid].anagrpid if subsystem.options.ana_reporting else 0
+    return Completion(SUCCESS, _namespace_data(visible[nsid], anagrpid, max_io_size))
+
+
+def _namespace_data(namespace: Namespace, anagrpid: int, max_io_size: int) -> bytes:
+    bdev = namespace.descriptor.bdev
+    data = bytearray(DATA_BYTES)
+    struct.pack_into("<QQQ", data, 0, bdev.num_blocks, bdev.num_blocks, bdev.num_blocks)
+    data[24] = _OPTPERF_AND_ATOMIC_UNIT
+    if bdev.metadata.size:
+        data[26], data[27] = _EXTENDED_FLBAS, _EXTENDED_MC
+        data[28], data[29] = _protection(bdev)
+    data[30], data[31] = _SHARED, _RESERVATIONS
+    _pack_geometry(data, bdev, max_io_size)
+    struct.pack_into("<I", data, 92, anagrpid)
+    data[104:120] = namespace.nguid
+    data[120:128] = namespace.eui64 or bytes(8)
+    struct.pack_into("<HB", data, 128, bdev.metadata.size, bdev.block_size.bit_length() - 1)
+    return bytes(data)
+
+
+def _protection(bdev: Bdev) -> tuple[int, int]:
+    """The capabilities and the settings of end-to-end protection (DPC, DPS)."""
+    dif_type = bdev.metadata.dif_type
+    capability = 1 << (dif_type - 1) if dif_type else 0
+    return capability, dif_type | bdev.metadata.dif_is_head_of_md << 3
+
+
+def _pack_geometry(data: bytearray, bdev: Bdev, max_io_size: int) -> None:
+    """Preferred sizes, each less one; what a bdev does not prefer follows from its physical blocks and from MDTS."""
+    geometry, blocks_max = bdev.geometry, max_io_size >> (bdev.block_size.bit_length() - 1)
+    granularity = geometry.preferred_write_granularity or bdev.physical_block_size >> (bdev.block_size.bit_length() - 1)
+    sizes = (
+        granularity,
+        geometry.preferred_write_alignment or granularity,
+        geometry.preferred_unmap_granularity or granularity,
+        geometry.preferred_unmap_alignment or granularity,
+        geometry.optimal_write_size or blocks_max,
+    )
+    struct.pack_into("<H", data, 36, granularity - 1)
+    struct.pack_into("<H", data, 46, min(bdev.optimal_io_boundary, blocks_max))
+    struct.pack_into("<5H", data, 64, *(size - 1 for size in sizes))
+    copied = _ANY_COPY_SIZE if bdev.supports("copy") else _LARGE_BUFFER_BYTES // bdev.block_size
+    struct.pack_into("<HI", data, 74, copied, copied)

@@ -1,0 +1,165 @@
+"""The two kinds of vhost-user controllers: virtio-blk on a bdev, virtio-scsi with up to eight targets."""
+
+import contextlib
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from errno import EIO, ENOSPC
+from pathlib import Path
+from typing import Any
+
+from .bdev.device import Descriptor
+from .bdev.layer import BdevLayer
+from .registry import errno_error
+
+BLK_TRANSPORT = "vhost_user_blk"
+SCSI_TARGETS_MAX = 8
+IOPS_THRESHOLD_DEFAULT = 60000
+SOCKET_PATH_MAX = 107
+
+
+@dataclass(eq=False)
+class Controller:
+    """What the two kinds of controllers have in common; `listener` is the vhost-user socket once it is there."""
+
+    name: str
+    path: Path
+    cpumask: int
+    listener: socket.socket | None = None
+    delay_base_us: int = 0
+    iops_threshold: int = IOPS_THRESHOLD_DEFAULT
+
+    def start(self) -> None:
+        """Creates the socket; one left over by another process gives way. Raises OSError EIO."""
+        if self.listener is not None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(self.path.stat().st_mode):
+                raise errno_error(EIO)
+            self.path.unlink()
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            if len(str(self.path)) > SOCKET_PATH_MAX:
+                raise errno_error(EIO)
+            listener.bind(str(self.path))
+            listener.listen()
+        except OSError:
+            listener.close()
+            raise errno_error(EIO) from None
+        self.listener = listener
+
+    def stop(self) -> None:
+        if self.listener is not None:
+            self.listener.close()
+            self.path.unlink(missing_ok=True)
+            self.listener = None
+
+    def release(self, bdevs: BdevLayer) -> None:
+        """Closes the bdevs of the controller."""
+
+    def backend(self) -> dict[str, Any]:
+        return {}
+
+    def config(self) -> Iterator[dict[str, Any]]:
+        yield from ()
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "ctrlr": self.name,
+            "cpumask": f"{self.cpumask:#x}",
+            "delay_base_us": self.delay_base_us,
+            "iops_threshold": self.iops_threshold,
+            "socket": str(self.path),
+            "sessions": [],
+            "backend_specific": self.backend(),
+        }
+
+
+@dataclass(eq=False)
+class BlkController(Controller):
+    """A virtio-blk controller. When its bdev goes it stays, without one."""
+
+    descriptor: Descriptor | None = None
+    readonly: bool = False
+
+    def release(self, bdevs: BdevLayer) -> None:
+        if self.descriptor is not None:
+            bdevs.close(self.descriptor)
+            self.descriptor = None
+
+    def backend(self) -> dict[str, Any]:
+        bdev = self.descriptor.bdev.name if self.descriptor else None
+        return {"block": {"readonly": self.readonly, "bdev": bdev, "transport": BLK_TRANSPORT}}
+
+    def config(self) -> Iterator[dict[str, Any]]:
+        if self.descriptor is None:
+            return
+        yield {
+            "method": "vhost_create_blk_controller",
+            "params": {
+                "ctrlr": self.name,
+                "dev_name": self.descriptor.bdev.name,
+                "cpumask": f"{self.cpumask:x}",
+                "readonly": self.readonly,
+                "transport": BLK_TRANSPORT,
+            },
+        }
+
+
+@dataclass
+class ScsiTarget:
+    """One SCSI target with one LUN; `device_id` counts SCSI devices of the whole process.
+
+    It is `present` once the sessions have been told of it, and until they are to be told that it goes.
+    """
+
+    device_id: int
+    descriptor: Descriptor
+    present: bool = False
+
+
+@dataclass(eq=False)
+class ScsiController(Controller):
+    """A virtio-scsi controller. When a LUN's bdev goes, the target goes with it."""
+
+    targets: dict[int, ScsiTarget] = field(default_factory=dict)
+
+    def release(self, bdevs: BdevLayer) -> None:
+        for number in list(self.targets):
+            self.remove_target(bdevs, number)
+
+    def remove_target(self, bdevs: BdevLayer, number: int) -> None:
+        target = self.targets.pop(number, None)
+        if target is not None:
+            bdevs.close(target.descriptor)
+
+    def free_number(self) -> int:
+        for number in range(SCSI_TARGETS_MAX):
+            if number not in self.targets:
+                return number
+        raise errno_error(ENOSPC)
+
+    def backend(self) -> dict[str, Any]:
+        return {
+            "scsi": [
+                {
+                    "scsi_dev_num": number,
+                    "id": target.device_id,
+                    "target_name": f"Target {number}",
+                    "luns": [{"id": 0, "bdev_name": target.descriptor.bdev.name}],
+                }
+                for number, target in sorted(self.targets.items())
+                if target.present
+            ]
+        }
+
+    def config(self) -> Iterator[dict[str, Any]]:
+        yield {
+            "method": "vhost_create_scsi_controller",
+            "params": {"ctrlr": self.name, "cpumask": f"{self.cpumask:x}", "delay": True},
+        }
+        for number, target in sorted(self.targets.items()):
+            params = {"ctrlr": self.name, "scsi_target_num": number, "bdev_name": target.descriptor.bdev.name}
+            yield {"method": "vhost_scsi_controller_add_target", "params": params}
+        yield {"method": "vhost_start_scsi_controller", "params": {"ctrlr": self.name}}

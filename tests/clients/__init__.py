@@ -1,0 +1,1 @@
+"""Flows of real clients, and the command line."""

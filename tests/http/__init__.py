@@ -1,0 +1,1 @@
+"""The HTTP/JSON gateway, its description, health and the page."""

@@ -1,0 +1,41 @@
+"""The HTTP server in the test's own loop, over real sockets, with RPCs that the test makes up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from google.protobuf.message import Message
+
+from opi_spdk_bridge.api.gateway import HttpServer
+from opi_spdk_bridge.api.interceptors import Requests
+from tests.http.contract import METHODS
+
+Call = Callable[[Any], Awaitable[Message]]
+
+
+@contextlib.asynccontextmanager
+async def serving(**calls: Call) -> AsyncIterator[tuple[HttpServer, str, int]]:
+    """A server of the contract's methods; `calls` has what carries out some of them. Gives its host and port."""
+    methods = [replace(item, call=calls.get(item.name, item.call)) for item in METHODS]
+    server = HttpServer(methods, Requests(8, 5.0, False), ["127.0.0.1:0"], [])
+    host, _, port = (await server.start())[0].rpartition(":")
+    try:
+        yield server, host, int(port)
+    finally:
+        await server.stop(0.1)
+
+
+@contextlib.asynccontextmanager
+async def client(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to send raw bytes on."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()

@@ -1,0 +1,1 @@
+"""One contract suite for every kind of resource, and what is special about each."""

@@ -1,0 +1,468 @@
+"""What every kind of resource does, whatever it is: one suite, run for each row of the table in cases.py."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.kinds.cases import Case, at, put
+from tests.kinds.world import World, failing
+from tests.support.bridge import Bridge
+from tests.support.target import Emulator, wait_until
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@pytest.fixture
+def ready(case: Case, world: World) -> Case:
+    """The kind, with what its resources stand on made."""
+    case.prepare(world)
+    return case
+
+
+def _quiet(world: World) -> None:
+    """From here on count what the target is asked."""
+    if world.target.emulated:
+        world.target.rpc("emulator_call_counts", reset=True)
+
+
+def _was_asked_to_change(world: World) -> list[str]:
+    """What the target was asked since `_quiet`, looks left out."""
+    if not world.target.emulated:
+        return []
+    calls = world.target.rpc("emulator_call_counts")["calls"]
+    return [method for method in calls if "_get_" not in method]
+
+
+# Create
+
+
+def test_create_puts_it_on_the_target(ready: Case, world: World) -> None:
+    assert ready.seen(world, 0) is None
+    made = ready.create(world)
+    assert made["name"] == ready.name()
+    assert ready.seen(world, 0) is not None
+
+
+def test_an_equal_create_answers_with_what_exists(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    _quiet(world)
+    assert ready.create(world) == made
+    assert _was_asked_to_change(world) == []
+
+
+def test_a_different_create_is_refused_and_changes_nothing(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    before = ready.seen(world, 0)
+    other = put(ready.wanted(world, 0), *ready.different(world))
+    problem = failing(lambda: world.make(ready.noun, "x0", other, ready.parent))
+    assert problem.code == "ALREADY_EXISTS"
+    assert ready.name() in problem.message
+    assert ready.seen(world, 0) == before
+    assert world.get(ready.noun, ready.name()) == made
+
+
+def test_without_an_id_it_gets_a_lowercase_uuid(ready: Case, world: World) -> None:
+    made = world.make(ready.noun, "", ready.wanted(world, 0), ready.parent)
+    resource_id = made["name"].rpartition("/")[2]
+    assert UUID.fullmatch(resource_id)
+    assert made["name"] == ready.named(resource_id)
+    assert world.get(ready.noun, made["name"])["name"] == made["name"]
+
+
+def test_an_id_that_cannot_be_in_a_name_is_refused(ready: Case, world: World) -> None:
+    wanted = ready.wanted(world, 0)
+    for resource_id in ("_x", "x/y", "x y", "-", "é", "x" * 64):
+        problem = failing(partial(world.make, ready.noun, resource_id, wanted, ready.parent))
+        assert (problem.code, problem.field) == ("INVALID_ARGUMENT", f"{ready.field}_id")
+
+
+def test_ids_of_clients_in_the_field_are_taken(ready: Case, world: World) -> None:
+    longest = "X" * (30 if ready.noun.startswith("Virtio") else 63)  # a vhost socket's path has an end
+    for resource_id in ("A", "0.b_C-d", longest):
+        made = world.make(ready.noun, resource_id, ready.wanted(world, 0), ready.parent)
+        assert made["name"] == ready.named(resource_id)
+        world.delete(ready.noun, made["name"])
+
+
+def test_a_name_or_output_in_the_request_is_ignored(ready: Case, world: World) -> None:
+    wanted = {**ready.wanted(world, 0), "name": "anything/at/all"}
+    assert world.make(ready.noun, "x0", wanted, ready.parent)["name"] == ready.name()
+
+
+def test_what_is_required_is_named_when_it_is_missing(ready: Case, world: World) -> None:
+    refused = {}
+    for path in ready.required:
+        wanted = put(ready.wanted(world, 0), path, None)
+        problem = failing(partial(world.make, ready.noun, "x0", wanted, ready.parent))
+        refused[path] = (problem.code, problem.field)
+    assert refused == {path: ("INVALID_ARGUMENT", f"{ready.field}.{path}") for path in ready.required}
+
+
+def test_a_request_without_the_resource_is_refused(ready: Case, world: World) -> None:
+    request = {"parent": ready.parent} if ready.parent else {}
+    if not ready.required:
+        pytest.skip("everything in it is optional")
+    problem = failing(lambda: world.opi.call(f"Create{ready.noun}", request))
+    assert problem.code == "INVALID_ARGUMENT"
+    assert problem.field.startswith(ready.field)
+
+
+def test_a_bad_value_is_refused_naming_the_field(ready: Case, world: World) -> None:
+    refused = []
+    for path, value in ready.bad:
+        wanted = put(ready.wanted(world, 0), path, value)
+        problem = failing(partial(world.make, ready.noun, "x0", wanted, ready.parent))
+        refused.append((path, problem.code, problem.field))
+    fields = [(path, "INVALID_ARGUMENT", f"{ready.field}.{path}") for path, _ in ready.bad]
+    # a limit may be named as a whole: it is refused whatever is in it
+    assert [(p, c, _named(f, w)) for (p, c, f), (_, _, w) in zip(refused, fields, strict=True)] == fields
+    assert ready.seen(world, 0) is None
+
+
+def _named(field: str, wanted: str) -> str:
+    inside = "limit" in wanted and (field.startswith(f"{wanted}.") or wanted.startswith(f"{field}."))
+    return wanted if inside else field
+
+
+def test_below_a_parent_that_does_not_exist_nothing_is_created(ready: Case, world: World) -> None:
+    if not ready.parent:
+        pytest.skip("it has no parent")
+    missing = f"{ready.parent}-missing"
+    problem = failing(lambda: world.make(ready.noun, "x0", ready.wanted(world, 0), missing))
+    assert problem.code == "NOT_FOUND"
+    assert missing in problem.message
+    assert failing(lambda: world.page(ready.noun, missing)).code == "NOT_FOUND"
+
+
+# Get
+
+
+def test_get_answers_what_create_answered(ready: Case, world: World) -> None:
+    assert world.get(ready.noun, ready.create(world)["name"]) == ready.create(world)
+
+
+def test_what_does_not_exist_is_not_found(ready: Case, world: World) -> None:
+    for verb in ("Get", "Stats", "Delete"):
+        problem = failing(partial(world.opi.call, f"{verb}{ready.noun}", {"name": ready.name(9)}))
+        assert problem.code == "NOT_FOUND"
+        assert ready.name(9) in problem.message
+
+
+def test_a_name_of_another_form_is_refused(ready: Case, world: World) -> None:
+    for verb in ("Get", "Stats", "Delete"):
+        for name in ("", "x0", "somethings/x0", f"{ready.name()}/more", f"{ready.name()}!"):
+            problem = failing(partial(world.opi.call, f"{verb}{ready.noun}", {"name": name}))
+            assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "name")
+
+
+# List
+
+
+def test_list_pages_through_everything_by_name(ready: Case, world: World) -> None:
+    made = {ready.create(world, number)["name"]: None for number in (3, 1, 4, 0, 2)}
+    pages, token = [], ""
+    while True:
+        page, token = world.page(ready.noun, ready.parent, 2, token)
+        pages.append([item["name"] for item in page])
+        if not token:
+            break
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert [name for page in pages for name in page] == sorted(made)
+
+
+def test_list_items_are_what_get_answers(ready: Case, world: World) -> None:
+    ready.create(world)
+    assert world.page(ready.noun, ready.parent)[0] == [world.get(ready.noun, ready.name())]
+
+
+def test_pages_go_on_where_they_were_when_things_change_in_between(ready: Case, world: World) -> None:
+    for number in (0, 2, 3):
+        ready.create(world, number)
+    first, token = world.page(ready.noun, ready.parent, 2)
+    world.delete(ready.noun, ready.name(2))
+    ready.create(world, 1)
+    ready.create(world, 4)
+    rest, end = world.page(ready.noun, ready.parent, 2, token)
+    assert [item["name"] for item in first] == [ready.name(0), ready.name(2)]
+    assert [item["name"] for item in rest] == [ready.name(3), ready.name(4)]
+    assert end == ""
+
+
+def test_a_page_size_or_token_that_makes_no_sense_is_refused(ready: Case, world: World) -> None:
+    problem = failing(lambda: world.page(ready.noun, ready.parent, -1))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "page_size")
+    problem = failing(lambda: world.page(ready.noun, ready.parent, 2, "nonsense"))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "page_token")
+
+
+# Update
+
+
+def test_update_without_a_mask_takes_the_populated_fields(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    if ready.change is None:
+        pytest.skip("nothing of it can be changed")
+    path, value = ready.change(world)
+    answer = world.update(ready.noun, put({"name": ready.name()}, path, value))
+    assert at(answer, path) == str(value)
+    _changed_only(made, answer, path)
+    assert world.get(ready.noun, ready.name()) == answer
+    if ready.changed is not None:
+        assert ready.seen(world, 0) == ready.changed(world)
+
+
+def test_update_of_a_named_field_leaves_the_others(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    if ready.change is None:
+        pytest.skip("nothing of it can be changed")
+    path, value = ready.change(world)
+    answer = world.update(ready.noun, put({"name": ready.name()}, path, value), path)
+    assert at(answer, path) == str(value)
+    _changed_only(made, answer, path)
+    if ready.changed is not None:
+        assert ready.seen(world, 0) == ready.changed(world)
+
+
+def _changed_only(before: dict[str, Any], after: dict[str, Any], path: str) -> None:
+    measured = ("blocks_count",) if "filename" in before else ()  # an AIO volume has its file's size
+    for each in (path, *measured):
+        before, after = put(before, each, None), put(after, each, None)
+    assert before == after
+
+
+def test_update_with_a_star_takes_what_get_returned_as_it_is(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    _quiet(world)
+    assert world.update(ready.noun, world.get(ready.noun, ready.name()), "*") == made
+    assert _was_asked_to_change(world) == []
+
+
+def test_update_with_a_star_replaces_everything(ready: Case, world: World) -> None:
+    ready.create(world)
+    if ready.change is None:
+        pytest.skip("nothing of it can be changed")
+    path, value = ready.change(world)
+    answer = world.update(ready.noun, put({**ready.wanted(world, 0), "name": ready.name()}, path, value), "*")
+    assert at(answer, path) == str(value)
+    if ready.changed is not None:
+        assert ready.seen(world, 0) == ready.changed(world)
+
+
+def test_update_refuses_a_path_that_is_no_field(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    for mask in (("no_such_field",), ("name.deeper",), ("*", "name")):
+        problem = failing(partial(world.update, ready.noun, made, *mask))
+        assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "update_mask")
+
+
+def test_update_refuses_to_change_what_is_fixed(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    if not ready.immutable:
+        pytest.skip("nothing of it is fixed")
+    before = ready.seen(world, 0)
+    for path, value in ready.immutable:
+        for mask in ((), (path,), ("*",)):
+            changed = put(made if mask == ("*",) else {"name": ready.name()}, path, value)
+            problem = failing(partial(world.update, ready.noun, changed, *mask))
+            assert problem.code == "INVALID_ARGUMENT"
+            assert f"{ready.field}.{path}".startswith(problem.field)
+            assert problem.field.startswith(f"{ready.field}.")
+    assert world.get(ready.noun, ready.name()) == made
+    assert ready.seen(world, 0) == before
+
+
+def test_update_of_what_does_not_exist(ready: Case, world: World) -> None:
+    wanted = {**ready.wanted(world, 0), "name": ready.name()}
+    problem = failing(lambda: world.update(ready.noun, wanted))
+    assert problem.code == "NOT_FOUND"
+    assert ready.seen(world, 0) is None
+    answer = world.update(ready.noun, wanted, allow_missing=True)
+    assert answer["name"] == ready.name()
+    assert ready.seen(world, 0) is not None
+    assert ready.create(world) == answer
+
+
+def test_a_bad_value_in_an_update_is_refused_and_changes_nothing(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    for path, value in ready.bad:
+        problem = failing(partial(world.update, ready.noun, put({"name": ready.name()}, path, value)))
+        assert problem.code == "INVALID_ARGUMENT"
+        assert problem.field.startswith(ready.field)
+    assert world.get(ready.noun, ready.name()) == made
+
+
+def test_clearing_what_is_required_is_refused(ready: Case, world: World) -> None:
+    made = ready.create(world)
+    for path in ready.required:
+        problem = failing(partial(world.update, ready.noun, {"name": ready.name()}, path))
+        assert (problem.code, problem.field.split(".")[0]) == ("INVALID_ARGUMENT", ready.field)
+    assert world.get(ready.noun, ready.name()) == made
+
+
+# Delete
+
+
+def test_delete_takes_it_off_the_target(ready: Case, world: World) -> None:
+    before = world.leftovers()
+    ready.create(world)
+    world.delete(ready.noun, ready.name())
+    assert ready.seen(world, 0) is None
+    assert world.leftovers() == before
+    assert failing(lambda: world.get(ready.noun, ready.name())).code == "NOT_FOUND"
+    assert world.page(ready.noun, ready.parent)[0] == []
+
+
+def test_a_second_delete_is_told_that_it_is_gone(ready: Case, world: World) -> None:
+    ready.create(world)
+    world.delete(ready.noun, ready.name())
+    assert failing(lambda: world.delete(ready.noun, ready.name())).code == "NOT_FOUND"
+    world.delete(ready.noun, ready.name(), allow_missing=True)
+
+
+def test_after_a_delete_the_id_is_free(ready: Case, world: World) -> None:
+    ready.create(world)
+    world.delete(ready.noun, ready.name())
+    other = put(ready.wanted(world, 0), *ready.different(world))
+    assert world.make(ready.noun, "x0", other, ready.parent)["name"] == ready.name()
+
+
+def test_what_is_in_use_is_not_deleted(ready: Case, world: World) -> None:
+    if ready.user is None:
+        pytest.skip("nothing stands on it")
+    ready.create(world)
+    user = ready.user(world)
+    before = ready.seen(world, 0)
+    for allow_missing in (False, True):
+        problem = failing(partial(world.delete, ready.noun, ready.name(), allow_missing=allow_missing))
+        assert problem.code == "FAILED_PRECONDITION"
+        assert user in problem.message
+    assert ready.seen(world, 0) == before
+
+
+# Stats
+
+
+def test_stats_count_the_io(ready: Case, world: World) -> None:
+    if not world.target.emulated:
+        pytest.skip("needs I/O on demand: an emulated target")
+    ready.create(world)
+    bdev = _bdev_under(ready, world)
+    before = world.stats(ready.noun, ready.name())
+    world.target.rpc("emulator_run_io", name=bdev, reads=3, writes=2, unmaps=1, blocks=8)
+    after = world.stats(ready.noun, ready.name())
+    moved = {name: after[name] - before.get(name, 0) for name in after if not name.endswith("ticks")}
+    assert moved == {
+        "read_ops_count": 3, "write_ops_count": 2, "unmap_ops_count": 1,
+        "read_bytes_count": 3 * 4096, "write_bytes_count": 2 * 4096, "unmap_bytes_count": 4096,
+    }  # fmt: skip
+    for name in ("read_latency_ticks", "write_latency_ticks", "unmap_latency_ticks"):
+        assert after[name] > before.get(name, 0)
+
+
+def test_stats_stop_at_the_largest_number(ready: Case, world: World) -> None:
+    if not world.target.emulated:
+        pytest.skip("needs I/O on demand: an emulated target")
+    ready.create(world)
+    world.target.rpc("emulator_run_io", name=_bdev_under(ready, world), reads=2**30, writes=1, blocks=8)
+    stats = world.stats(ready.noun, ready.name())
+    assert stats["read_bytes_count"] == 2**31 - 1
+    assert stats["read_latency_ticks"] == 2**31 - 1
+    assert stats["read_ops_count"] >= 2**30
+
+
+def _bdev_under(case: Case, world: World) -> str:
+    """The bdev whose I/O counts for number 0; made where none is there yet."""
+    if case.noun in ("NvmeSubsystem", "NvmeController"):
+        world.null_volume("io")
+        world.namespace("io", "io", "nvmeSubsystems/x0" if case.noun == "NvmeSubsystem" else case.parent)
+        return "io"
+    if case.noun in ("VirtioScsiTarget", "VirtioScsiController"):
+        world.null_volume("io")
+        world.make("VirtioScsiLun", "io", {"target_name_ref": "x0", "volume_name_ref": "io"})
+        return "io"
+    if case.noun == "NvmeRemoteController":
+        world.delete(case.noun, case.name())
+        world.array()
+        world.remote_controller("x0")
+        world.path("io", world.ports[0], "nvmeRemoteControllers/x0")
+        return "x0n1"
+    return case.stats(world)
+
+
+# Secrets
+
+
+def test_secrets_are_neither_answered_nor_logged(ready: Case, world: World, shared_bridge: Bridge) -> None:
+    if not ready.secrets:
+        pytest.skip("it has no secret")
+    answers = [ready.create(world), ready.create(world), world.get(ready.noun, ready.name())]
+    answers += world.page(ready.noun, ready.parent)[0]
+    other = put(ready.wanted(world, 0), *ready.different(world))
+    problems = [failing(lambda: world.make(ready.noun, "x0", other, ready.parent)).message]
+    for path, value in ready.bad:
+        wanted = put(ready.wanted(world, 1), path, value)
+        problems.append(failing(partial(world.make, ready.noun, "x1", wanted, ready.parent)).message)
+    if ready.change is not None:
+        answers.append(world.update(ready.noun, put({"name": ready.name()}, *ready.change(world))))
+    for secret in ready.secrets:
+        assert secret not in repr(answers)
+        assert secret not in repr(problems)
+        assert secret not in shared_bridge.log
+    assert ready.name() in shared_bridge.log
+
+
+# Restart and outage
+
+
+def test_a_restart_of_the_bridge_changes_nothing(ready: Case, world: World, shared_bridge: Bridge) -> None:
+    made = [ready.create(world, number) for number in range(3)]
+    before = ready.seen(world, 0)
+    first, token = world.page(ready.noun, ready.parent, 2)
+    shared_bridge.restart()
+    _quiet(world)
+    wait_until(lambda: world.get(ready.noun, ready.name()) == made[0], "the same answer as before", 5)
+    assert ready.create(world) == made[0]
+    rest, _ = world.page(ready.noun, ready.parent, 2, token)
+    assert [item["name"] for item in first + rest] == [ready.name(number) for number in range(3)]
+    assert ready.seen(world, 0) == before
+    assert [method for method in _was_asked_to_change(world) if "create" in method or "add" in method] == []
+    world.delete(ready.noun, ready.name())
+    assert ready.seen(world, 0) is None
+
+
+def test_while_the_target_is_away_reads_answer_and_changes_wait_then_fail(case: Case, frail: World) -> None:
+    case.prepare(frail)
+    made = case.create(frail)
+    before = case.seen(frail, 0)
+    target = frail.target
+    assert isinstance(target, Emulator)
+    target.kill()
+    try:
+        assert frail.get(case.noun, case.name()) == made
+        assert frail.page(case.noun, case.parent)[0] == [made]
+        assert case.create(frail) == made
+        calls = [
+            lambda: case.create(frail, 1),
+            lambda: frail.delete(case.noun, case.name()),
+        ]
+        if frail.stats_ask(case.noun):
+            calls.append(lambda: frail.stats(case.noun, case.name()))
+        if case.change is not None:
+            change = case.change(frail)
+            calls.append(lambda: frail.update(case.noun, put({"name": case.name()}, *change)))
+        for call in calls:
+            problem = failing(call)
+            assert problem.code == "UNAVAILABLE"
+            assert target.socket in problem.message
+    finally:
+        target.start()
+        frail.reconnected()
+    wait_until(lambda: case.seen(frail, 0) == before, "the object is on the target again")
+    assert frail.get(case.noun, case.name()) == made
+    case.create(frail, 1)
+    frail.delete(case.noun, case.name())
+    assert case.seen(frail, 0) is None
