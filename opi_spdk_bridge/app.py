@@ -25,7 +25,7 @@ from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.listeners import Listener, exposed
 from opi_spdk_bridge.api.metrics import Metrics, Scrape
 from opi_spdk_bridge.api.page import Page, TargetState
-from opi_spdk_bridge.api.policy import Everyone, Policy
+from opi_spdk_bridge.api.policy import Authorizer, Everyone, Policy
 from opi_spdk_bridge.api.server import GrpcServer
 from opi_spdk_bridge.api.tls import Tls
 from opi_spdk_bridge.core.catalog import Catalog
@@ -116,11 +116,14 @@ class Serving:
     spdk: str
     state: str
     state_lost: asyncio.Event
+    requests: Requests
     emulated: bool
 
 
-async def serve(settings: Settings, ready: Callable[[Serving], None], reload: Callable[[], None]) -> None:
-    """Runs the daemon until SIGTERM or SIGINT; `ready` is called once it serves, `reload` on SIGHUP.
+async def serve(settings: Settings, ready: Callable[[Serving], None], reload: Callable[[], Settings | None]) -> None:
+    """Runs the daemon until SIGTERM or SIGINT; `ready` is called once it serves.
+
+    On SIGHUP `reload` gives the settings as they are now (None: they are wrong), and what can change is changed.
 
     Raises BridgeError when it cannot start, or when another bridge takes its state over.
     """
@@ -128,14 +131,30 @@ async def serve(settings: Settings, ready: Callable[[Serving], None], reload: Ca
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload)
     async with running(settings) as serving:
+        loop.add_signal_handler(signal.SIGHUP, lambda: _apply(reload(), serving))
         ready(serving)
         async with _background(_set_when(serving.state_lost, stop), "state-lost"):
             await stop.wait()
         log.info("stopping: finishing the requests at work")
     if serving.state_lost.is_set():
         raise errors.FailedPrecondition(f"another bridge has taken over the state in {serving.state}")
+
+
+def _apply(fresh: Settings | None, serving: Serving) -> None:
+    """Takes over a changed policy; one with an error leaves the old one in force."""
+    if fresh is None:
+        return
+    try:
+        serving.requests.authorizer = _authorizer(fresh)
+    except errors.FailedPrecondition as problem:
+        log.error("SIGHUP: the policy stays as it is: %s", problem)
+    else:
+        log.info("SIGHUP: settings and policy have been read again")
+
+
+def _authorizer(settings: Settings) -> Authorizer:
+    return Policy.load(settings.policy) if settings.policy is not None else Everyone()
 
 
 async def _set_when(cause: asyncio.Event, effect: asyncio.Event) -> None:
@@ -156,8 +175,7 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         shared = SharedFolder.parse(settings.spdk_shared_dir or str(folder / "shared"))
         shared.prepare()
 
-        listeners, tls = _listeners(settings)
-        authorizer = Policy.load(settings.policy) if settings.policy is not None else Everyone()
+        listeners, http_listeners, tls = _listeners(settings)
         metrics = Metrics()
         observer = _observer(metrics, stack)
         client = Client(
@@ -178,7 +196,7 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
             settings.request_timeout_s,
             legacy=settings.resource_names == "legacy",
             observer=observer,
-            authorizer=authorizer,
+            authorizer=_authorizer(settings),
         )
         remote = RemoteNamespaces(target, catalog, _kind(registry, NvmeRemoteControllerKind))
         others = extras(remote, lambda: asyncio.to_thread(inventory.read))
@@ -197,10 +215,11 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         http = HttpServer(
             methods,
             requests,
-            [address for address in settings.http if address],
+            http_listeners,
             checks,
             # the page asks the engine itself, past the policy
             [*(page.routes() if settings.policy is None else ()), Route("/metrics", scrape.answer)],
+            tls,
         )
 
         await client.start()
@@ -217,11 +236,13 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         few = len(catalog) < _FEW
         follow = _follow_target(client, target, server, reconciler, few)
         await stack.enter_async_context(_background(follow, "follow-target"))
-        yield Serving(listen, http_listen, server.services, address, store.address, store.lost, settings.spdk is None)
+        yield Serving(
+            listen, http_listen, server.services, address, store.address, store.lost, requests, settings.spdk is None
+        )
 
 
-def _listeners(settings: Settings) -> tuple[list[Listener], Tls | None]:
-    """Where gRPC is served, and how it is encrypted; raises FailedPrecondition for what would let strangers in."""
+def _listeners(settings: Settings) -> tuple[list[Listener], list[Listener], Tls | None]:
+    """Where gRPC and HTTP are served, and how they are encrypted; raises FailedPrecondition for open doors."""
     listeners = [Listener.parse(text) for text in settings.listen]
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
@@ -240,7 +261,7 @@ def _listeners(settings: Settings) -> tuple[list[Listener], Tls | None]:
     spdk = settings.spdk or ""
     if spdk and "/" not in spdk and not Listener.parse(spdk).is_local:
         log.warning("the SPDK socket %s is not on this machine: JSON-RPC is neither encrypted nor authenticated", spdk)
-    return listeners, tls
+    return listeners, http, tls
 
 
 def _observer(metrics: Metrics, stack: AsyncExitStack) -> Observer:

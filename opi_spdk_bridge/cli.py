@@ -67,19 +67,22 @@ def serve(**given: Any) -> None:
 
     Without --spdk an emulated target runs beside the bridge, to try things out; with it the bridge works on a real
     one: --spdk /var/tmp/spdk.sock. Each option can also be given as the environment variable in brackets, or in a
-    TOML file named by --config. SIGHUP reads them again and applies the log level.
+    TOML file named by --config. SIGHUP reads them again and applies the log level and the
+    policy.
     """
     from opi_spdk_bridge import app, logs
 
     settings = _settings(given)
     logs.configure(settings.log_level, settings.log_format)
 
-    def reload() -> None:
+    def reload() -> Settings | None:
         try:
             fresh = _settings(given)
-            logs.configure(fresh.log_level, fresh.log_format)
         except click.UsageError as problem:
             logging.getLogger(__name__).error("SIGHUP: the settings stay as they are: %s", problem.message)
+            return None
+        logs.configure(fresh.log_level, fresh.log_format)
+        return fresh
 
     _run(app.serve(settings, _announce, reload))
 

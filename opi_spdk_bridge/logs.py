@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-import structlog
+import orjson
 
 from opi_spdk_bridge import redact
 
 Format = Literal["auto", "console", "json"]
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
 def configure(level: str, style: Format = "auto") -> None:
@@ -22,29 +24,39 @@ def configure(level: str, style: Format = "auto") -> None:
     people = sys.stderr.isatty() if style == "auto" else style == "console"
     handler = logging.StreamHandler()
     handler.addFilter(redact.RedactingFilter())
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[
-                structlog.stdlib.add_log_level,
-                structlog.stdlib.add_logger_name,
-                structlog.stdlib.ExtraAdder(),
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-            ],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _masked,
-                structlog.dev.ConsoleRenderer(colors=people and sys.stderr.isatty())
-                if people
-                else structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
+    handler.setFormatter(ConsoleFormatter() if people else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
 
 
-def _masked(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The last step before rendering: whatever a record carries, its secrets stay here."""
-    masked: MutableMapping[str, Any] = redact.tree(dict(event))
-    return masked
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object: time (UTC), level, logger, event, and whatever it carries besides."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **_carried(record),
+        }
+        if record.exc_text:
+            line["exception"] = record.exc_text
+        return orjson.dumps(line, default=str).decode()
+
+
+class ConsoleFormatter(logging.Formatter):
+    """A record as a line for people; a traceback follows on lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name of what it overrides)
+        carried = " ".join(f"{name}={value}" for name, value in _carried(record).items())
+        return f"{super().formatMessage(record)} {carried}".rstrip()
+
+
+def _carried(record: logging.LogRecord) -> dict[str, Any]:
+    """What was given as `extra`."""
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}

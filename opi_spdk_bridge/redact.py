@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 MASK = "[secret]"
+_SHORTEST_SECRET = 16
 
 # Parameters of JSON-RPC calls and fields of resources that hold key material themselves (not a key's name).
 SECRET_KEYS = frozenset({"key", "key2", "psk", "dhchap_key", "dhchap_ctrlr_key", "master_key", "token", "password"})
@@ -46,4 +47,9 @@ class RedactingFilter(logging.Filter):
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         record.exc_text = text(record.exc_text) if record.exc_text else None
         record.stack_info = text(record.stack_info) if record.stack_info else None
+        for name, value in record.__dict__.items():
+            if name in SECRET_KEYS:
+                record.__dict__[name] = MASK
+            elif isinstance(value, str) and len(value) >= _SHORTEST_SECRET:
+                record.__dict__[name] = text(value)
         return True

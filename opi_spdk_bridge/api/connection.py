@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import h11
@@ -14,6 +15,16 @@ from opi_spdk_bridge.api.answers import Refusal, refusal_answer
 
 SLOWEST_S = 20.0
 """How long a client may take for the head of a request, for its body, and to take what it is sent, in seconds."""
+
+
+CERTIFIED = "certified"
+"""In a request's state: the names in the client's certificate."""
+
+
+def certified(certificate: Mapping[str, Any]) -> list[str]:
+    """The subject alternative names and common names of a certificate as ssl gives it."""
+    common = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    return [value for _, value in certificate.get("subjectAltName", ())] + common
 
 
 class TooSlow(errors.BridgeError):
@@ -34,6 +45,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        certificate = transport.get_extra_info("peercert")
+        if certificate:
+            self.app_state = {**self.app_state, CERTIFIED: certified(certificate)}
         self._limit_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -26,12 +26,15 @@ from opi_spdk_bridge.api.answers import JsonResponse, Refusal, message_answer, r
 from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.health import Check, healthz, readyz
 from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id
+from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.api.policy import Peer, bearer
 from opi_spdk_bridge.api.routes import Routes
+from opi_spdk_bridge.api.tls import Tls
 from opi_spdk_bridge.api.transcode import to_request
 
 log = logging.getLogger(__name__)
 _REQUEST_ID = "x-request-id"
+_LISTENER = "listener"
 _LONGEST_URL = 8 * 1024
 _LONGEST_HEAD = 64 * 1024
 _LARGEST_BODY = 4 * 1024 * 1024  # as for gRPC
@@ -50,49 +53,68 @@ class Unimplemented(errors.BridgeError):
 
 
 class HttpServer:
-    """Serves the methods as HTTP/JSON on the given addresses (host:port); `pages` are routes besides the API's."""
+    """Serves the methods as HTTP/JSON on the given listeners; `pages` are routes besides the API's.
+
+    With TLS all of them are encrypted but for Unix sockets. Each listener has a server of its own, so that a request
+    tells through which one it came.
+    """
 
     def __init__(
         self,
         methods: Sequence[Method],
         requests: Requests,
-        addresses: Sequence[str],
+        listeners: Sequence[Listener],
         checks: Sequence[Check],
         pages: Sequence[BaseRoute] = (),
+        tls: Tls | None = None,
     ) -> None:
-        self._addresses = addresses
-        self._config = uvicorn.Config(
-            application(methods, requests, checks, pages),
-            http=connection.Connection,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            h11_max_incomplete_event_size=_LONGEST_HEAD,
-        )
-        self._server = _Server(self._config)
-        self._serving: asyncio.Task[None] | None = None
+        self._listeners = listeners
+        app = application(methods, requests, checks, pages)
+        self._configs = [_config(app, listener, tls) for listener in listeners]
+        self._servers = [_Server(config) for config in self._configs]
+        self._serving: list[asyncio.Task[None]] = []
 
     async def start(self) -> list[str]:
         """Starts listening and returns the addresses with their real ports; raises Unavailable when one is taken."""
         with contextlib.ExitStack() as opened:
-            sockets = [opened.enter_context(await _listen(address)) for address in self._addresses]
+            sockets = [opened.enter_context(await _listen(listener)) for listener in self._listeners]
             opened.pop_all()
         listen = [_address(listening) for listening in sockets]
-        if sockets:
-            self._serving = asyncio.create_task(self._server.serve(sockets), name="http-server")
+        for server, listening in zip(self._servers, sockets, strict=True):
+            self._serving.append(asyncio.create_task(server.serve([listening]), name="http-server"))
+        if listen:
             log.info("serves HTTP on %s", ", ".join(listen))
         return listen
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more requests, and waits for those at work for at most `grace_s`."""
-        if self._serving is not None:
-            self._config.timeout_graceful_shutdown = max(1, round(grace_s))
-            self._server.should_exit = True
-            await self._serving
+        for config, server in zip(self._configs, self._servers, strict=True):
+            config.timeout_graceful_shutdown = max(1, round(grace_s))
+            server.should_exit = True
+        await asyncio.gather(*self._serving)
+
+
+def _config(app: ASGIApp, listener: Listener, tls: Tls | None) -> uvicorn.Config:
+    async def through(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"][_LISTENER] = listener.identity
+        await app(scope, receive, send)
+
+    config = uvicorn.Config(
+        through,
+        http=connection.Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        h11_max_incomplete_event_size=_LONGEST_HEAD,
+    )
+    config.load()
+    if tls is not None and listener.path is None:
+        config.ssl = tls.http_context()
+    return config
 
 
 class _Server(uvicorn.Server):
@@ -103,17 +125,27 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
+async def _listen(listener: Listener) -> socket.socket:
+    if listener.path is not None:
+        await asyncio.to_thread(listener.make_way)
+        try:
+            listening = socket.create_server(str(listener.path), family=socket.AF_UNIX, backlog=1024)
+        except OSError as problem:
+            raise errors.Unavailable(f"cannot listen on {listener.address}: {problem.strerror}") from None
+        await asyncio.to_thread(listener.let_in)
+        return listening
+    host, _, port = listener.address.rpartition(":")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         family, _, _, _, place = found[0]
         return socket.create_server(place[:2], family=family, backlog=1024)
     except OSError as problem:
-        raise errors.Unavailable(f"cannot listen on {address}: {problem}") from None
+        raise errors.Unavailable(f"cannot listen on {listener.address}: {problem}") from None
 
 
 def _address(listening: socket.socket) -> str:
+    if listening.family == socket.AF_UNIX:
+        return f"unix:{listening.getsockname()}"
     host, port = listening.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -174,8 +206,10 @@ class _Gateway:
         route, names = found
         body = await _body(request) if route.body else b""
         headers = dict(request.headers)
-        peer = Peer(token=bearer(headers.get("authorization", "")))
-        caller = Caller(_peer(request), request.scope["state"][_REQUEST_ID], None, headers, peer)
+        state = request.scope["state"]
+        certified = state.get(connection.CERTIFIED, ())
+        peer = Peer(certified, state[_LISTENER], bearer(headers.get("authorization", "")))
+        caller = Caller(_peer(request), state[_REQUEST_ID], None, headers, peer)
         try:
             message = to_request(route, names, request.url.query, body)
             return message_answer(await self._requests.run(route.method, message, caller, canonical=True))

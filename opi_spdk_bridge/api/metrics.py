@@ -7,6 +7,7 @@ once in `ttl_s`, and never twice at the same time.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import Counter as Count
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -62,28 +63,36 @@ class Metrics:
         )
         Info("opi_bridge_build", "The bridge's version.", registry=where).info({"version": __version__})
 
+        self._of_method = functools.cache(self._method_counters)
+        self._of_call = functools.cache(self._calls.labels)
+        self._of_code = functools.cache(self._handled.labels)
+
+    def _method_counters(self, *labels: str) -> tuple[Counter, Counter, Counter, Histogram]:
+        counters = (self._started.labels(*labels), self._received.labels(*labels), self._sent.labels(*labels))
+        return (*counters, self._handling.labels(*labels))
+
     @contextmanager
     def request(self, service: str, method: str, carrier: Mapping[str, str]) -> Iterator[Ended]:
-        labels = (_TYPE, service, method)
-        self._started.labels(*labels).inc()
-        self._received.labels(*labels).inc()
-        started = time.perf_counter()
+        started, received, sent, handling = self._of_method(_TYPE, service, method)
+        started.inc()
+        received.inc()
+        began = time.perf_counter()
 
         def ended(code: str) -> None:
-            self._handling.labels(*labels).observe(time.perf_counter() - started)
-            self._handled.labels(*labels, code).inc()
+            handling.observe(time.perf_counter() - began)
+            self._of_code(_TYPE, service, method, code).inc()
             if code == "OK":
-                self._sent.labels(*labels).inc()
+                sent.inc()
 
         yield ended
 
     def spdk_call(self, method: str) -> Ended:
         self._in_flight.inc()
-        started = time.perf_counter()
+        began = time.perf_counter()
 
         def ended(outcome: str) -> None:
             self._in_flight.dec()
-            self._calls.labels(method, outcome).observe(time.perf_counter() - started)
+            self._of_call(method, outcome).observe(time.perf_counter() - began)
 
         return ended
 

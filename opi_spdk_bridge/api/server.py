@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -68,7 +68,7 @@ class GrpcServer:
             server.add_generic_rpc_handlers([_service_handler(service, group, requests, listener)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         shown = [*self.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(shown, server, pool=_MethodsToo())
+        reflection.enable_server_reflection(shown, server, pool=cast(Any, _MethodsToo()))
         return server
 
     async def start(self) -> list[str]:

@@ -211,6 +211,8 @@ class Engine:
     async def _delete(self, entry: Entry, name: str, allow_missing: bool) -> None:
         async with self._locks.exclusive(name):
             record = self._catalog.record(name)
+            if record is not None and record.phase is Phase.UPDATING:
+                record = await self._settled_record(entry, name)
             if record is None:
                 if allow_missing:
                     return
@@ -248,6 +250,8 @@ class Engine:
             raise
         except errors.BridgeError:
             await self._store_back(record.name, before)
+            if before is not None:
+                self._unfinished(record.name)  # not every step can be undone: what it left is put right
             raise
         except BaseException:
             self._unfinished(record.name)
@@ -369,6 +373,9 @@ class Engine:
         request = type(resource)()
         request.CopyFrom(resource)
         fields.strip_outputs(request)
+        for path, value in self._catalog.shown(old.name).items():  # nor does what the target told and Get showed
+            if path not in mask and fields.has(request, path) and fields.get(request, path) == value:
+                fields.copy(old.desired, request, path)
         keep = (*kind.assigned, *kind.secrets)
         desired = fields.update(old.desired, request, mask, keep=keep, prefix=field)
         desired = self._valid(kind, desired, field)
@@ -407,12 +414,11 @@ class Engine:
         """The resource as clients see it: outputs filled in, no secrets."""
         kind = entry.kind
         resource = kind.message()
-        resource.CopyFrom(record.desired)
+        for path, value in record.assigned.items():
+            fields.put(resource, path, value)
+        resource.MergeFrom(record.desired)  # what was asked for goes over what was assigned
         for path in kind.secrets:
             fields.clear(resource, path)
-        for path, value in record.assigned.items():
-            if not fields.has(resource, path):
-                fields.put(resource, path, value)
         for path, value in self._catalog.shown(record.name).items():
             fields.put(resource, path, value)
         fields.put(resource, "name", record.name)

@@ -88,17 +88,22 @@ def check(message: Message, prefix: str) -> None:
 # Access by path
 
 
+@functools.cache
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
 def get(message: Message, path: str) -> Any:
     """The value at a path; the field's default where it, or a message above it, is not set."""
     value: Any = message
-    for name in path.split("."):
+    for name in _parts(path):
         value = getattr(value, name)
     return value
 
 
 def has(message: Message, path: str) -> bool:
     """Whether the field at a path is populated."""
-    *above, last = path.split(".")
+    *above, last = _parts(path)
     for name in above:
         if not message.HasField(name):
             return False
@@ -108,7 +113,7 @@ def has(message: Message, path: str) -> bool:
 
 def put(message: Message, path: str, value: Any) -> None:
     """Sets a scalar, or clears it with None."""
-    *above, last = path.split(".")
+    *above, last = _parts(path)
     for name in above:
         message = getattr(message, name)
     if value is None:
@@ -125,7 +130,7 @@ def clear(message: Message, path: str) -> None:
 
 def copy(source: Message, target: Message, path: str) -> None:
     """Makes the field at a path of `target` what it is in `source`, set or not."""
-    *above, last = path.split(".")
+    *above, last = _parts(path)
     for name in above:
         if not source.HasField(name):
             clear(target, path)
@@ -196,12 +201,12 @@ def _merge(source: Message, target: Message) -> None:
 
 def _updatable(message: Descriptor, path: str, prefix: str) -> bool:
     """Whether a path of a mask can be changed; False for outputs and the name, which are ignored."""
+    updatable = True
     for name in path.split("."):
         found = next((field for field in _fields(message) if field.name == name), None) if message is not None else None
         if found is None:
             text = f"update_mask names {path!r}, which is not a field of {prefix}"
             raise errors.InvalidArgument(text, field="update_mask")
-        if found.output:
-            return False
+        updatable = updatable and not found.output
         message = found.descriptor.message_type if not found.repeated else None
-    return True
+    return updatable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import uuid
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class NamePattern:
         """The canonical spelling of a name in either style; raises InvalidArgument."""
         if not name:
             raise errors.InvalidArgument(f"{field} is missing; it looks like {self.example}", field=field)
+        if _canonical(self.collections).fullmatch(name):
+            return name
         parts = name.split("/")
         collections, ids = tuple(parts[::2]), parts[1::2]
         fits = len(parts) == 2 * len(self.collections) and (
@@ -65,6 +68,11 @@ class NamePattern:
     def legacy(self, name: str) -> str:
         """The name in the older style, where this kind had one."""
         return f"{self.legacy_collection}/{name.rpartition('/')[2]}" if self.legacy_collection else name
+
+
+@functools.cache
+def _canonical(collections: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("/".join(f"{re.escape(collection)}/{ID.pattern}" for collection in collections))
 
 
 def resource_id(given: str, field: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled
+from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
 from opi_spdk_bridge.kinds import keys, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmePath, NvmeRemoteController
@@ -51,6 +51,9 @@ class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, Seen]):
 
     async def look(self, record: Record, view: View) -> Seen | None:
         return Seen(await keys.present(record, self.target, view))
+
+    async def realize(self, record: Record) -> Facts:
+        return await self._try(record, self.steps(record, None))
 
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
         add = [] if seen is not None and seen.has_key else keys.add(record, self.target, record.desired.tcp.psk)

@@ -98,6 +98,9 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
 
     def _missing(self, record: Record) -> errors.BridgeError:
         bdev = record.private[_BDEV]
+        if any(True for _ in self.graph.holders(f"bdev:{bdev}")):
+            text = f"bdev {bdev} is not on the target just now: the bridge will restore it, try again then"
+            return errors.Aborted(text, field="volume_name_ref", resource=bdev)
         return errors.FailedPrecondition(f"bdev {bdev} is not on the target", field="volume_name_ref", resource=bdev)
 
     def _set(self, record: Record, limits: Any, undo: Any = None) -> Step:

@@ -36,6 +36,8 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
     async def settle(self, name: str, resource: VirtioBlk, before: Record | None) -> Settled:
         volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
         limits = qos.target_limits(resource.max_limit) if resource.HasField("max_limit") else None
+        if limits is None and before is not None and qos.LIMITS in before.private:
+            limits = qos.NO_LIMITS  # taken off now or, where that must wait, when the volume is open
         private = {_BDEV: volume.bdev, **({qos.LIMITS: limits} if limits else {})}
         return Settled({}, private, (volume.resource,) if volume.resource else ())
 
@@ -63,8 +65,8 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         if seen is not None and seen.bdev == bdev:
             return [*self._stale(record), *(self._limit(record) if seen.limits_unlike else [])]
         old = [] if seen is None else [self.deletion(record)]
-        create = self._create(record)
-        return [*self._stale(record), *old, create, *qos.on_open(self.target, self.graph, bdev)]
+        limits = self._limit(record) or qos.on_open(self.target, self.graph, bdev)
+        return [*self._stale(record), *old, self._create(record), *limits]
 
     def _limit(self, record: Record) -> list[Step]:
         limits = record.private.get(qos.LIMITS)
@@ -89,9 +91,8 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
             delete, create = self.deletion(old), self._create(old)
             steps += [Step(delete.says, delete.do, create.do), self._create(new)]
         if old.private != new.private:
-            limits = new.private.get(qos.LIMITS)
             moved = old.private[_BDEV] != new.private[_BDEV]
-            steps += self._lift_now(old) if moved or limits is None else []
+            steps += self._lift_now(old) if moved else []
             steps += self._limit(new)
         return steps
 

@@ -40,7 +40,7 @@ class SpdkError(Exception):
         """The target says that what the call names is not there."""
         said = self.message in ("No such device", "No key object found")
         said = said or self.message.endswith(("not found", "does not exist"))
-        return said or self.is_errno(errno.ENODEV, errno.ENOENT, errno.ENOKEY)
+        return said or self.is_errno(errno.ENODEV, errno.ENOENT, errno.ENOKEY, errno.ENXIO)
 
     @property
     def busy(self) -> bool:

@@ -120,12 +120,12 @@ class Ledger:
             return not self.calm
         if outcome.code not in _DEFINITE:
             return False
-        if "Injected fault" in outcome.message or "not on the target" in outcome.message:
+        if "Injected fault" in outcome.message:
             return self._unsettled(since)
         on = [*references(wanted or {}), *([entry.slot.parent] if entry.slot.parent else [])]
-        if outcome.code == "NOT_FOUND" and "nvmeRemoteNamespaces" in outcome.message:  # there while a path is
-            paths = [e for e in self.entries.values() if e.slot.parent == on[0]]
-            return self._unsettled(since) or all(path.may_be_absent(since) for path in paths)
+        missing = "nvmeRemoteNamespaces" in outcome.message or "not on the target" in outcome.message
+        if missing and (self._unsettled(since) or self._unreachable(on, since)):
+            return True
         if outcome.code == "NOT_FOUND":
             itself = verb != "create" and None in entry.possible
             return itself or any(self.entries[name].may_be_absent(since) for name in on)
@@ -134,6 +134,14 @@ class Ledger:
         if outcome.code == "RESOURCE_EXHAUSTED":
             return entry.slot.noun == "VirtioScsiLun"
         return outcome.code == "FAILED_PRECONDITION" and self._in_the_way(entry, on, since)
+
+    def _unreachable(self, on: list[str], since: float) -> bool:
+        """Whether one of these is a remote controller that may have been without a path, and so without volumes."""
+        arrays = [
+            name for name in on if name in self.entries and self.entries[name].slot.noun == "NvmeRemoteController"
+        ]
+        paths = {name: [e for e in self.entries.values() if e.slot.parent == name] for name in arrays}
+        return any(all(path.may_be_absent(since) for path in paths[name]) for name in arrays)
 
     def _unsettled(self, since: float) -> bool:
         return self.disturbed_at + _SETTLING_S > since

@@ -13,6 +13,7 @@ import pytest
 from click import Option
 
 from opi_spdk_bridge import cli
+from opi_spdk_bridge.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -33,6 +34,12 @@ def document(path: Path) -> Any:
     """The one document of a YAML file."""
     (only,) = documents(path)
     return only
+
+
+def settings_of(path: Path) -> Settings:
+    """The settings of a TOML file, as `serve --config` reads them."""
+    given: dict[str, Any] = {"config": path}
+    return Settings(**given)
 
 
 def tool(name: str, why: str) -> str:

@@ -1,4 +1,4 @@
-"""Dashboard and alert rules name only metrics that a served bridge really exposes, with labels that they really have."""
+"""Dashboard and alert rules name only metrics that a served bridge exposes, with labels that they have."""
 
 from __future__ import annotations
 

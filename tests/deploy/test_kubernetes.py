@@ -8,14 +8,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from opi_spdk_bridge import __version__
 from opi_spdk_bridge.api.policy import Peer, Policy
-from opi_spdk_bridge.settings import Settings
-from tests.deploy.files import KUBERNETES, containers, document, documents, output_of, require_accepted, yaml
+from tests.deploy.files import (
+    KUBERNETES,
+    containers,
+    document,
+    documents,
+    output_of,
+    require_accepted,
+    settings_of,
+    yaml,
+)
 
+jsonschema: Any = importlib.import_module("jsonschema")  # has no types
 OVERLAYS = ("node-target", "sidecar")
 KUBERNETES_VERSION = "1.31"
 FILES = sorted(path for path in KUBERNETES.rglob("*.yaml") if path.name != "kustomization.yaml")
@@ -78,9 +86,8 @@ def test_overlays_run_this_version(name: str) -> None:
     assert images == [{"name": "opi-spdk-bridge", "newTag": __version__}]
 
 
-def test_the_settings_are_those_of_the_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPI_BRIDGE_CONFIG", raising=False)
-    settings = Settings(config=KUBERNETES / "base" / "bridge.toml")
+def test_the_settings_are_those_of_the_bridge() -> None:
+    settings = settings_of(KUBERNETES / "base" / "bridge.toml")
     assert settings.tls_cert is not None
     assert settings.tls_client_ca is not None
     assert not settings.insecure
@@ -120,7 +127,7 @@ def test_the_bridge_finds_what_its_settings_name(overlay: dict[str, Any]) -> Non
     pod = overlay["DaemonSet/opi-spdk-bridge"]["spec"]["template"]["spec"]
     (bridge,) = [container for container in pod["containers"] if container["name"] == "bridge"]
     require_accepted(bridge["args"])
-    settings = Settings(config=KUBERNETES / "base" / "bridge.toml")
+    settings = settings_of(KUBERNETES / "base" / "bridge.toml")
     mounts = [mount["mountPath"] for mount in bridge["volumeMounts"]]
     local = [text.removeprefix("unix:").partition(",")[0] for text in settings.listen if text.startswith("unix:")]
     for path in (settings.spdk, settings.spdk_shared_dir, str(settings.tls_key), str(settings.policy), *local):
@@ -158,7 +165,7 @@ def test_the_sidecar_starts_before_the_bridge_and_shares_its_socket_and_user() -
     (target,) = [container for container in patch["initContainers"] if container["name"] == "target"]
     assert target["restartPolicy"] == "Always"
     assert target["resources"]["requests"] == target["resources"]["limits"]
-    settings = Settings(config=KUBERNETES / "base" / "bridge.toml")
+    settings = settings_of(KUBERNETES / "base" / "bridge.toml")
     assert f"--rpc-socket={settings.spdk}" in target["command"]
     assert patch["securityContext"]["runAsNonRoot"] is True
     assert "runAsUser" not in target["securityContext"]

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from opi_spdk_bridge.settings import Settings
 from opi_spdk_bridge.store import open as store
-from tests.deploy.files import ROOT, SYSTEMD, require_accepted, tool
+from tests.deploy.files import ROOT, SYSTEMD, require_accepted, settings_of, tool
 
 UNIT = SYSTEMD / "opi-spdk-bridge.service"
 GUIDE = ROOT / "docs" / "deploy.md"
@@ -52,9 +51,8 @@ def test_the_command_line_is_one_that_the_program_takes() -> None:
     require_accepted(arguments)
 
 
-def test_the_settings_are_those_of_the_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPI_BRIDGE_CONFIG", raising=False)
-    settings = Settings(config=SYSTEMD / "bridge.toml")
+def test_the_settings_are_those_of_the_bridge() -> None:
+    settings = settings_of(SYSTEMD / "bridge.toml")
     writable = SERVICE["ReadWritePaths"][0].removeprefix("-")
     assert str(settings.spdk).startswith(f"{writable}/")
     assert str(settings.spdk_shared_dir).startswith(f"{writable}/")

@@ -17,7 +17,7 @@ from tests.emulator.conftest import StartTarget
 from tests.emulator.emulated import CallFailedError, Client, EmulatedTarget, free_port
 
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "data" / "transcripts").glob("*.jsonl"))
-STEPS = 340
+STEPS = 614
 
 # What differs from run to run: only its type is compared.
 TYPE_ONLY = frozenset({"tick_rate", "ticks", "hostid"})

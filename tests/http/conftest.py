@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.http.web import Web, web
-from tests.http.world import Made, made
+from tests.http.world import Made, create, delete
 from tests.support.ports import free_ports
 from tests.support.target import Emulator
 
@@ -51,8 +51,9 @@ def array(near_and_far: tuple[Emulator, Emulator]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def world(served: Web, array: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Made]]:
     """One resource of every kind."""
-    with made(served, array, tmp_path_factory.mktemp("world")) as found:
-        yield found
+    made = create(served, array, tmp_path_factory.mktemp("world"))
+    yield made
+    delete(served, made)
 
 
 @pytest.fixture

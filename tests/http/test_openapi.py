@@ -17,7 +17,7 @@ from opi_spdk_bridge.api.openapi import describe
 from opi_spdk_bridge.api.routes import Routes
 from tests.http.contract import METHODS
 from tests.http.web import Web
-from tests.http.world import Made
+from tests.http.world import create
 
 DESCRIPTION = describe(Routes(METHODS))
 
@@ -82,14 +82,14 @@ def test_comments_of_the_contract_are_in_it() -> None:
 
 @pytest.mark.parametrize("known", [False, True], ids=["made-up names", "names that exist"])
 def test_fuzzing_finds_nothing_that_is_not_described(
-    served: Web, world: dict[str, Made], tmp_path: Path, known: bool
+    own_http: Web, array: dict[str, str], tmp_path: Path, known: bool
 ) -> None:
     """Schemathesis: no 5xx, no code, type or body that the description does not have.
 
     Its other checks ask for more than a schema can say: that whatever fits a schema is accepted, for example.
     """
     names = {}
-    for made in world.values():
+    for made in create(own_http, array, tmp_path).values():
         *_, collection, resource_id = made.name.split("/")
         names[f"path.{collection.removesuffix('s')}"] = resource_id
     config = tmp_path / "schemathesis.toml"
@@ -100,7 +100,7 @@ def test_fuzzing_finds_nothing_that_is_not_described(
     )
     command = [
         str(Path(sys.executable).with_name("schemathesis")), *(["--config-file", str(config)] if known else []),
-        "run", f"{served.url}/openapi.json", *(["--exclude-method", "DELETE"] if known else []),
+        "run", f"{own_http.url}/openapi.json", *(["--exclude-method", "DELETE"] if known else []),
         "--checks", checks, "--phases", "fuzzing", "--max-examples", "4", "--seed", "1",
         "--no-color", "--generation-database", "none", "--max-time", "8",
     ]  # fmt: skip

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,17 +83,19 @@ def snake(noun: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in noun).lstrip("_")
 
 
-@contextlib.contextmanager
-def made(served: Web, array: dict[str, str], folder: Path) -> Iterator[dict[str, Made]]:
-    """The resources by their noun; taken away in the end."""
-    found = {}
+def create(served: Web, array: dict[str, str], folder: Path) -> dict[str, Made]:
+    """Makes them and returns them by their noun."""
+    made = {}
     for noun, (name, body) in bodies(folder, array).items():
         collection, _, resource_id = name.rpartition("/")
         answer = served.http.post(f"/v1/{collection}?{snake(noun)}_id={resource_id}", json=body)
         assert answer.status_code == 200, answer.text
-        found[noun] = Made(name, body, answer.json())
-    try:
-        yield found
-    finally:
-        for item in reversed(found.values()):
-            served.http.delete(f"/v1/{item.name}?allow_missing=true")
+        made[noun] = Made(name, body, answer.json())
+    return made
+
+
+def delete(served: Web, made: dict[str, Made]) -> None:
+    """Takes away what is left of them."""
+    for item in reversed(made.values()):
+        answer = served.http.delete(f"/v1/{item.name}?allow_missing=true")
+        assert answer.status_code == 200, answer.text

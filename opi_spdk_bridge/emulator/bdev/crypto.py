@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from ..accel import CryptoKey, CryptoKeys
-from ..reactor import Thread, Work
+from ..reactor import Hops, Thread, Work
 from ..registry import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -78,8 +78,9 @@ class CryptoBdev(Bdev):
         self._layer.open_channel(self._base.bdev)
 
     def channel_closed(self) -> None:
-        """The channel to the base is closed by a message, as every channel."""
-        self._layer.reactor.send(Thread.POLL_GROUP, partial(self._layer.close_channel, self._base.bdev))
+        """The module's channel is closed by a message, and then the one to the base by another."""
+        closing = Hops(self._layer.reactor, [(Thread.POLL_GROUP, None), (Thread.POLL_GROUP, None)])
+        closing.then(partial(self._layer.close_channel, self._base.bdev))
 
     def record(self, kind: Kind, ops: int, size_bytes: int, latency_ticks: int) -> None:
         super().record(kind, ops, size_bytes, latency_ticks)

@@ -104,6 +104,8 @@ class Bdev:
     product_name = ""
     io_types: frozenset[str] = frozenset()
     memory_domains: tuple[str, ...] = ()
+    examine_turns = 1
+    """About how many turns pass until modules that look at a new device have read it."""
     destruct_turns = 0
     """How many turns a module takes to let go of a device."""
 

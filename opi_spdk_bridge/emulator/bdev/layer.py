@@ -17,9 +17,6 @@ EXAMINE_LATENCY_TICKS = 100_000
 IOS_PER_SEC_STEP = 1000
 MBYTES_PER_SEC_MAX = (2**64 - 1) // 2**20
 
-EXAMINE_TURNS = 1
-"""How many turns the modules' reads of a new bdev take, about."""
-
 
 @dataclass(frozen=True)
 class LayerOptions:
@@ -94,15 +91,32 @@ class BdevLayer:
     async def _read_for_examine(self, bdev: Bdev) -> None:
         """While modules read a new bdev the application's thread has a channel to it, and to what is below it."""
         self._examining += 1
-        _count_app_channel(bdev, 1)
-        for _ in range(EXAMINE_TURNS):
+        self._open_app_channels(bdev)
+        for _ in range(bdev.examine_turns):
             await self.reactor.message()
         for size_bytes in EXAMINE_READS:
             read_bytes = max(size_bytes, bdev.block_size)
             if read_bytes <= bdev.block_size * bdev.num_blocks:
                 bdev.record("read", 1, read_bytes, EXAMINE_LATENCY_TICKS)
-        _count_app_channel(bdev, -1)
+        Work(self._close_app_channels(bdev))
         self._examining -= 1
+
+    def _open_app_channels(self, bdev: Bdev) -> None:
+        device: Bdev | None = bdev
+        while device is not None:
+            device.app_channels += 1
+            device = device.below
+
+    async def _close_app_channels(self, bdev: Bdev) -> None:
+        """A channel is closed by a message. It gives up the module's channel, and that the one to the device below."""
+        device: Bdev | None = bdev
+        while device is not None:
+            await self.reactor.message()
+            device.app_channels -= 1
+            self._check_unused(device)
+            device = device.below
+            if device is not None:
+                await self.reactor.message()
 
     def allow_examine(self, name: str) -> None:
         """Raises OSError: EINVAL while bdevs are examined by themselves, EEXIST for a name already allowed."""
@@ -173,7 +187,7 @@ class BdevLayer:
         """Tells the removal of a bdev how far it may go: nothing has it open, then nothing has a channel either."""
         if bdev.status is Status.REMOVING and not bdev.descriptors and not bdev.qos_changing:
             bdev.unused.set()
-            if not bdev.channels:
+            if not bdev.channels and not bdev.app_channels:
                 bdev.idle.set()
 
     def unregister(self, bdev: Bdev) -> Work[None]:
@@ -290,13 +304,6 @@ class BdevLayer:
                 await Hops(self.reactor, [(Thread.POLL_GROUP, None)])
         bdev.qos = None
         self._end_qos_change(bdev)
-
-
-def _count_app_channel(bdev: Bdev, change: int) -> None:
-    device: Bdev | None = bdev
-    while device is not None:
-        device.app_channels += change
-        device = device.below
 
 
 def _rounded(name: str, limit: int) -> int:
