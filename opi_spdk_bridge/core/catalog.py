@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import AnyKind, Facts, Phase, Record, Reservation
@@ -18,8 +18,8 @@ class Catalog:
         self._records: dict[str, Record] = {}
         self._shown: dict[str, Facts] = {}
         self._collections: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        self._dependents: defaultdict[str, set[str]] = defaultdict(set)
-        self._holders: defaultdict[str, set[str]] = defaultdict(set)
+        self._dependents = _Index()
+        self._holders = _Index()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -47,9 +47,9 @@ class Catalog:
             self._unlink(old)
         self._records[record.name] = record
         for name in self._needs(record):
-            self._dependents[name].add(record.name)
+            self._dependents.add(name, record.name)
         for key in self._keys(record):
-            self._holders[key].add(record.name)
+            self._holders.add(key, record.name)
 
     def remove(self, name: str) -> None:
         """Forgets a record."""
@@ -76,16 +76,16 @@ class Catalog:
 
     def dependents(self, name: str) -> list[Record]:
         """The records that stand on `name`, ordered by name."""
-        return [self._records[dependent] for dependent in sorted(self._dependents.get(name, ()))]
+        return [self._records[dependent] for dependent in sorted(self._dependents.get(name))]
 
     def holders(self, key: str) -> list[Record]:
         """The records that have reserved `key`, ordered by name."""
-        return [self._records[holder] for holder in sorted(self._holders.get(key, ()))]
+        return [self._records[holder] for holder in sorted(self._holders.get(key))]
 
     def require_free(self, record: Record) -> None:
         """Raises the reservation's error, naming the holder, where another has what the record would reserve."""
         for wanted in self._kinds[record.kind].reserves(record):
-            for holder in self._holders.get(wanted.key, ()):
+            for holder in self._holders.get(wanted.key):
                 if (
                     holder != record.name
                     and self._records[holder].phase is not Phase.DELETED
@@ -122,16 +122,34 @@ class Catalog:
 
     def _unlink(self, record: Record) -> None:
         for name in self._needs(record):
-            _discard(self._dependents, name, record.name)
+            self._dependents.discard(name, record.name)
         for key in self._keys(record):
-            _discard(self._holders, key, record.name)
+            self._holders.discard(key, record.name)
 
 
-def _discard(index: defaultdict[str, set[str]], key: str, name: str) -> None:
-    names = index[key]
-    names.discard(name)
-    if not names:
-        del index[key]
+class _Index:
+    """Names by key. Most keys have one name, for which a set would be five times as large."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str | set[str]] = {}
+
+    def add(self, key: str, name: str) -> None:
+        held = self._names.setdefault(key, name)
+        if isinstance(held, set):
+            held.add(name)
+        elif held != name:
+            self._names[key] = {held, name}
+
+    def discard(self, key: str, name: str) -> None:
+        held = self._names.get(key)
+        if isinstance(held, set):
+            held.discard(name)
+        if held == name or held == set():
+            del self._names[key]
+
+    def get(self, key: str) -> Collection[str]:
+        held = self._names.get(key, ())
+        return (held,) if isinstance(held, str) else held
 
 
 def standing(catalog: Catalog, names: tuple[str, ...], *, held: bool = False) -> None:

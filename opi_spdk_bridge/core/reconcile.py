@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -54,6 +54,7 @@ class _Sweep:
 
     view: Any
     restoring: bool
+    done: int = 0
     absent: set[str] = field(default_factory=set)
     """Kinds of which the last batch was wholly absent: the next is made without looking first."""
 
@@ -205,16 +206,25 @@ class Reconciler:
                         self.look_at(record.name)
 
     async def _each(self, records: Sequence[Record], sweep: _Sweep) -> None:
-        for start in range(0, len(records), _AT_ONCE):
-            batch = [record for record in records[start : start + _AT_ONCE] if self._worth_a_look(record)]
-            tasks = [asyncio.create_task(self._reconcile(record.name, sweep)) for record in batch]
-            for task in tasks:
-                self._looking.add(task)
-                task.add_done_callback(self._looking.discard)
-            if tasks:
-                await asyncio.wait(tasks, timeout=_PATIENCE_S)
+        """Looks at the records, several at a time; goes on without those that nothing comes of for a while."""
+        waiting = iter([record.name for record in records if self._worth_a_look(record)])
+        workers = [asyncio.create_task(self._work(waiting, sweep)) for _ in range(min(_AT_ONCE, len(records)))]
+        for worker in workers:
+            self._looking.add(worker)
+            worker.add_done_callback(self._looking.discard)
+        at_work, done = set(workers), -1
+        while at_work and done != sweep.done:
+            done = sweep.done
+            _, at_work = await asyncio.wait(at_work, timeout=_PATIENCE_S)
+        if not self._target.connected:
+            raise errors.Unavailable("the target went away during the sweep")
+
+    async def _work(self, waiting: Iterator[str], sweep: _Sweep) -> None:
+        for name in waiting:
             if not self._target.connected:
-                raise errors.Unavailable("the target went away during the sweep")
+                return
+            await self._reconcile(name, sweep)
+            sweep.done += 1
 
     def _worth_a_look(self, record: Record) -> bool:
         """Not what a request is at work on, has failed just now, or the target would have told if it had gone."""
