@@ -117,7 +117,7 @@ class Ledger:
     def _explains(self, entry: Entry, verb: str, wanted: State, outcome: Outcome, since: float) -> bool:
         """Whether the error is one that the request, or a disturbance, deserves."""
         if outcome.code in _TRANSIENT:
-            return not self.calm
+            return not self.calm or (outcome.reason == "PEER_UNREACHABLE" and self._wants_tls(entry.slot.parent, since))
         if outcome.code not in _DEFINITE:
             return False
         if "Injected fault" in outcome.message:
@@ -134,6 +134,12 @@ class Ledger:
         if outcome.code == "RESOURCE_EXHAUSTED":
             return entry.slot.noun == "VirtioScsiLun"
         return outcome.code == "FAILED_PRECONDITION" and self._in_the_way(entry, on, since)
+
+    def _wants_tls(self, array: str, since: float) -> bool:
+        """Whether a remote controller has, or may have had, a key: the array's addresses are without TLS."""
+        entry = self.entries[array]
+        keys = [state for state in entry.possible if state is not None and "psk" in state["tcp"]]
+        return bool(keys) or entry.may_be_absent(since)
 
     def _unreachable(self, on: list[str], since: float) -> bool:
         """Whether one of these is a remote controller that may have been without a path, and so without volumes."""

@@ -458,6 +458,7 @@ def _serve(folder: Path, target: Target, env: dict[str, str]) -> str:
     """Starts a bridge with these variables, has it keep a secret, ends it, and returns its log."""
     log = folder / f"bridge-{time.monotonic_ns()}.log"
     flags = ["--spdk", target.socket, "--state", f"sqlite:{folder}/state.sqlite", "--listen", "127.0.0.1:0"]
+    flags += ["--http", "127.0.0.1:0"]
     with log.open("ab") as output:
         command = [sys.executable, "-m", "opi_spdk_bridge", "serve", *flags]
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **env})

@@ -227,6 +227,6 @@ def test_the_indexes_agree_with_the_records_after_any_changes(
         assert [one.name for one in known.dependents(key)] == users
     for name in list(model):
         known.remove(name)
-    assert not known._holders
-    assert not known._dependents
+    assert not known._holders._names
+    assert not known._dependents._names
     assert not known._collections
