@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 SECONDS ?= 60
 
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
+	--custom-compile-command "make lock"
+
 PROTO := $(shell find proto -name '*.proto')
 
 .PHONY: help run test test-spdk lint bench chaos lock sbom clean
@@ -34,21 +37,12 @@ bench: $(VENV)/installed-dev ## measure, and print the tables of docs/performanc
 chaos: $(VENV)/installed-dev ## kill bridge and target under load for SECONDS, and look for what got lost
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(ARGS)
 
-lock: $(VENV)/installed-dev ## pin the newest packages that pyproject.toml allows
-	$(BIN)/pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
-		--no-emit-trusted-host --upgrade --extra uvloop --extra redis --extra otel --build-deps-for wheel \
-		--output-file requirements.lock pyproject.toml
-	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
-		--no-emit-trusted-host --upgrade --all-extras --all-build-deps \
-		--output-file requirements-dev.lock pyproject.toml
-
-sbom: requirements.lock pyproject.toml ## list what the bridge is made of: dist/sbom.cdx.json (CycloneDX)
-	mkdir -p dist
-	$(PYTHON) -m venv $(VENV)/sbom
-	$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
-	$(VENV)/sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
-		--output-file dist/sbom.cdx.json requirements.lock
+lock: $(VENV)/installed-dev ## pin the newest packages that pyproject.toml allows, for every Python and platform
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
+		> $(VENV)/build.in
+	$(COMPILE) --extra uvloop --extra redis --extra otel --output-file requirements.lock pyproject.toml $(VENV)/build.in
+	$(COMPILE) --all-extras --output-file requirements-dev.lock pyproject.toml $(VENV)/build.in
 
 clean: ## remove what was made
 	rm -rf $(VENV) build dist opi_spdk_bridge/pb .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from starlette.routing import Route
 
-from opi_spdk_bridge import errors, inventory, traces
+from opi_spdk_bridge import errors, inventory, notify, traces
 from opi_spdk_bridge.api.bind import bind
 from opi_spdk_bridge.api.extras import extras
 from opi_spdk_bridge.api.gateway import HttpServer
@@ -134,8 +134,10 @@ async def serve(settings: Settings, ready: Callable[[Serving], None], reload: Ca
     async with running(settings) as serving:
         loop.add_signal_handler(signal.SIGHUP, lambda: _apply(reload(), serving))
         ready(serving)
-        async with _background(_set_when(serving.state_lost, stop), "state-lost"):
+        notify.ready(f"serves gRPC on {', '.join(serving.listen)}")
+        async with _background(_set_when(serving.state_lost, stop), "state-lost"), notify.watchdog():
             await stop.wait()
+        notify.stopping()
         log.info("stopping: finishing the requests at work")
     if serving.state_lost.is_set():
         raise errors.FailedPrecondition(f"another bridge has taken over the state in {serving.state}")
