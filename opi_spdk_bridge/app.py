@@ -259,7 +259,8 @@ def _listeners(settings: Settings) -> tuple[list[Listener], list[Listener], Tls 
     if open_to_all:
         log.warning("not encrypted: whoever reaches %s can read keys and change storage", ", ".join(open_to_all))
     if settings.policy is None:
-        log.warning("no policy: everyone that a listener lets in may do everything (--policy)")
+        level = logging.INFO if all(listener.is_local for listener in (*listeners, *http)) else logging.WARNING
+        log.log(level, "no policy: everyone that a listener lets in may do everything (--policy)")
     spdk = settings.spdk or ""
     if spdk and "/" not in spdk and not Listener.parse(spdk).is_local:
         log.warning("the SPDK socket %s is not on this machine: JSON-RPC is neither encrypted nor authenticated", spdk)
@@ -357,6 +358,10 @@ async def _follow_target(client: Client, target: Target, server: GrpcServer, rec
         if client.connected:
             with contextlib.suppress(errors.BridgeError, SpdkError):
                 await target.look_around(subsystems=few)
+            try:
+                target.shared.require_readable(target.uid)
+            except errors.FailedPrecondition as problem:
+                log.error("%s", problem)
             reconciler.target_came()
         await changed.wait()
         changed.clear()

@@ -102,6 +102,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 def _announce(serving: Any) -> None:
     target = f"an emulated target ({serving.spdk}): no real storage" if serving.emulated else f"SPDK at {serving.spdk}"
     click.echo(f"opi-spdk-bridge {__version__} serves gRPC on {', '.join(serving.listen)}")
+    for address in serving.http:
+        click.echo(f"  http      http://{address} (a page to look at; /v1, /openapi.json, /metrics)")
     click.echo(f"  target    {target}")
     click.echo(f"  state     {serving.state}")
     click.echo(f"  services  {', '.join(service.rpartition('.')[2] for service in serving.services)}")

@@ -50,6 +50,16 @@ class SharedFolder:
                 f" run `chmod 0700 {self.path}`."
             )
 
+    def require_readable(self, target_uid: int | None) -> None:
+        """Raises FailedPrecondition unless a target of that user (None: not known) can read key files in the folder."""
+        owner = self.path.stat().st_uid
+        if target_uid not in (None, owner):
+            raise errors.FailedPrecondition(
+                f"the SPDK target runs as uid {target_uid}, but the folder shared with it, {self.path}, belongs to uid"
+                f" {owner}: it cannot read key files there. Run both as one user, or give the folder to the target's:"
+                f" `chown {target_uid} {self.path} {self.path}/*` (the bridge then has to be root)."
+            )
+
     async def write_key(self, name: str, material: bytes, target_uid: int | None) -> None:
         """Writes the key file that the target's keyring will read (0600, the target's own).
 
@@ -58,6 +68,7 @@ class SharedFolder:
         await asyncio.to_thread(self._write_key, self._key(name), material, target_uid)
 
     def _write_key(self, path: Path, material: bytes, target_uid: int | None) -> None:
+        self.require_readable(target_uid)
         try:
             path.unlink(missing_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
