@@ -11,6 +11,7 @@ from opi_spdk_bridge.core.kind import Counters, Facts, Postponed, Record, Reserv
 from opi_spdk_bridge.kinds import qos
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.pb.storage.middleend_qos_volume_pb2 import QosVolume
+from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.view import View
 
@@ -92,7 +93,8 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
             return {}  # the limits stay in the record, and are set by what opens the volume
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        if await self.look(record, self.target.view()) is None:
+        lost = isinstance(failure.error, SpdkError) and failure.error.gone
+        if lost or await self.look(record, self.target.view()) is None:
             return self._missing(record)
         return failure.undiagnosed()
 

@@ -126,6 +126,9 @@ class Disturbance:
         when = self._faulting.choice(["before", "after"])
         fault: dict[str, object] = {"action": kind, "method": method, "count": 1, "when": when}
         if kind == "delay":
+            # After carrying it out: a real target starts a call when it reads it, so none is overtaken by calls of a
+            # connection made later, while one that waits before it would be, once its own connection is lost.
+            fault |= {"when": "after"}
             fault |= {"delay_ms": self._faulting.randint(10, 400), "count": self._faulting.randint(1, 5)}
         elif kind == "error":  # only of calls that change something, and only in place of carrying them out
             code = self._faulting.choice([-32603, -12, -5, -11])

@@ -116,6 +116,9 @@ class Ledger:
 
     def _explains(self, entry: Entry, verb: str, wanted: State, outcome: Outcome, since: float) -> bool:
         """Whether the error is one that the request, or a disturbance, deserves."""
+        if outcome.code == "ABORTED" and "is being deleted" in outcome.message:
+            on = [*references(wanted or {}), *([entry.slot.parent] if entry.slot.parent else [])]
+            return any(self.entries[name].may_be_absent(since) for name in on)
         if outcome.code in _TRANSIENT:
             return not self.calm or (outcome.reason == "PEER_UNREACHABLE" and self._wants_tls(entry.slot.parent, since))
         if outcome.code not in _DEFINITE:
