@@ -12,8 +12,9 @@ from benchmarks.effort import FULL, QUICK, Effort
 from benchmarks.report import load_average, machine
 from benchmarks.size import size
 from benchmarks.speed import speed
+from benchmarks.web import web
 
-_PARTS = {"speed": speed, "size": size}
+_PARTS = {"speed": speed, "size": size, "web": web}
 
 
 async def _report(effort: Effort, parts: list[str]) -> None:
@@ -30,8 +31,8 @@ async def _report(effort: Effort, parts: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a fifth of the time, for a first impression")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(_PARTS)} (default: both)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)} (default: all)")
     given = parser.parse_args()
     if not set(given.parts) <= set(_PARTS):
-        parser.error(f"the parts are {' and '.join(_PARTS)}")
+        parser.error(f"the parts are {', '.join(_PARTS)}")
     asyncio.run(_report(QUICK if given.quick else FULL, given.parts))

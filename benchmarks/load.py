@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from benchmarks import opi
 from benchmarks.jsonrpc import Raw
 from opi_spdk_bridge.store.base import Row
@@ -268,8 +270,31 @@ async def replay(socket: str, subsystems: int, namespaces: int) -> float:
         return time.perf_counter() - started
 
 
+async def web(grpc: str, http: str, workers: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """Get and List over gRPC and over HTTP, in turns; calls per second by label. What `fill` made must be there."""
+    samples = Samples()
+    parent, volume = _place(0, 1)
+    subsystem = f"http://{http}/v1/{opi.subsystem(parent)}"
+    limits = httpx.Limits(max_connections=workers)
+    async with opi.Client(grpc) as client, httpx.AsyncClient(limits=limits, timeout=60.0) as over_http:
+
+        async def ask(url: str) -> None:
+            (await over_http.get(url)).raise_for_status()
+
+        work: dict[str, Work] = {
+            "grpc Get": lambda _w, _i: client.get(parent, volume),
+            "http Get": lambda _w, _i: ask(f"http://{http}/v1/{opi.namespace(parent, volume)}"),
+            "grpc List": lambda _w, _i: client.list(parent),
+            "http List": lambda _w, _i: ask(f"{subsystem}/nvmeNamespaces?page_size={opi.PAGE}"),
+        }
+        for _ in range(rounds):
+            for label, each in work.items():
+                await samples.rate(label, workers, seconds, each)
+    return samples.rates
+
+
 _JOBS: dict[str, Callable[..., Any]] = {
-    job.__name__: job for job in (prepare, latency, throughput, fill, reads, replay)
+    job.__name__: job for job in (prepare, latency, throughput, fill, reads, replay, web)
 }
 
 if __name__ == "__main__":

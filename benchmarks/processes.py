@@ -118,9 +118,11 @@ class Bridge(Process):
     """A bridge with a SQLite state, on a target; `address` is known once it serves."""
 
     def __init__(self, folder: Path, name: str, target: Emulator) -> None:
-        fixed = ("--spdk", target.socket, "--listen", "127.0.0.1:0", "--state", f"sqlite:{folder / name}.sqlite")
-        super().__init__(folder, name, "opi_spdk_bridge", "serve", *fixed)
+        fixed = ("--spdk", target.socket, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
+        state = ("--state", f"sqlite:{folder / name}.sqlite")
+        super().__init__(folder, name, "opi_spdk_bridge", "serve", *fixed, *state)
         self.address = ""
+        self.http_address = ""
         self.start_s = 0.0
 
     async def start(self) -> None:
@@ -128,6 +130,7 @@ class Bridge(Process):
         started = time.perf_counter()
         await super().start()
         self.address = await self.said(r"serves gRPC on ([^\s,]+)")
+        self.http_address = await self.said(r"http://([^\s,]+)")
         async with grpc.aio.insecure_channel(self.address, options=_AT_ONCE) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             while True:

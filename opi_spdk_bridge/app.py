@@ -351,8 +351,8 @@ async def _emulator(scratch: Path) -> AsyncIterator[str]:
 async def _follow_target(client: Client, target: Target, server: GrpcServer, reconciler: Reconciler, few: bool) -> None:
     """Keeps health in step with the connection, and has the target compared with the state whenever it comes."""
     changed = asyncio.Event()
-    for notify in (client.on_connected, client.on_lost):
-        notify.append(changed.set)
+    client.on_connected.append(changed.set)
+    client.on_lost.append(changed.set)
     while True:
         await server.set_serving(client.connected)
         if client.connected:

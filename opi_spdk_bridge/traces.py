@@ -49,7 +49,12 @@ class Traces:
     def request(self, service: str, method: str, carrier: Mapping[str, str]) -> Iterator[Ended]:
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         with self._tracer.start_as_current_span(
-            f"{service}/{method}", self._extract(carrier), self._kinds.SERVER, attributes
+            f"{service}/{method}",
+            self._extract(carrier),
+            self._kinds.SERVER,
+            attributes,
+            record_exception=False,  # its message tells of the request
+            set_status_on_exception=False,  # what failed by the client's fault is no error of the server
         ) as span:
 
             def ended(code: str) -> None:

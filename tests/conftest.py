@@ -14,7 +14,6 @@ from hypothesis import settings
 from tests.support.bridge import Bridge, bridge
 from tests.support.target import Emulator, Target, emulator, real_target
 
-
 settings.register_profile("suite", deadline=None, print_blob=True)  # how long an example takes is not what is tested
 settings.load_profile("suite")
 

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opi_spdk_bridge import errors
@@ -27,7 +27,7 @@ from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.health import Check, healthz, readyz
 from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id
 from opi_spdk_bridge.api.listeners import Listener
-from opi_spdk_bridge.api.policy import Peer, bearer
+from opi_spdk_bridge.api.policy import Peer, bearer, require_unrestricted
 from opi_spdk_bridge.api.routes import Routes
 from opi_spdk_bridge.api.tls import Tls
 from opi_spdk_bridge.api.transcode import to_request
@@ -38,6 +38,7 @@ _LISTENER = "listener"
 _LONGEST_URL = 8 * 1024
 _LONGEST_HEAD = 64 * 1024
 _LARGEST_BODY = 4 * 1024 * 1024  # as for gRPC
+_CHALLENGE = (b"www-authenticate", b"Bearer")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
@@ -53,7 +54,8 @@ class Unimplemented(errors.BridgeError):
 
 
 class HttpServer:
-    """Serves the methods as HTTP/JSON on the given listeners; `pages` are routes besides the API's.
+    """Serves the methods as HTTP/JSON on the given listeners; `pages` are routes besides the API's, for
+    callers that may see every resource.
 
     With TLS all of them are encrypted but for Unix sockets. Each listener has a server of its own, so that a request
     tells through which one it came.
@@ -129,7 +131,8 @@ async def _listen(listener: Listener) -> socket.socket:
     if listener.path is not None:
         await asyncio.to_thread(listener.make_way)
         try:
-            listening = socket.create_server(str(listener.path), family=socket.AF_UNIX, backlog=1024)
+            with listener.closed():
+                listening = socket.create_server(str(listener.path), family=socket.AF_UNIX, backlog=1024)
         except OSError as problem:
             raise errors.Unavailable(f"cannot listen on {listener.address}: {problem.strerror}") from None
         await asyncio.to_thread(listener.let_in)
@@ -169,7 +172,7 @@ def application(
             Route("/healthz", healthz),
             Route("/readyz", readyz(checks)),
             Route("/v1/{path:path}", _Endpoint(_Gateway(routes, requests).answer)),
-            *pages,
+            Mount("", _Guarded(Router(pages, redirect_slashes=False), requests)),
         ],
         exception_handlers={HTTPException: _http_problem, Refusal: _refused, Exception: _bug},
     )
@@ -191,6 +194,24 @@ class _Endpoint:
         await answer(scope, receive, send)
 
 
+class _Guarded:
+    """Pages that show every resource, for callers who may see every resource."""
+
+    def __init__(self, pages: ASGIApp, requests: Requests) -> None:
+        self._pages = pages
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        try:
+            asker = self._requests.authorizer.identify(_connection(request))
+            require_unrestricted(asker, request.url.path[:200])
+        except errors.BridgeError as problem:
+            await status_answer(errors.to_status(problem))(scope, receive, send)
+        else:
+            await self._pages(scope, receive, send)
+
+
 class _Gateway:
     """Carries out RPCs."""
 
@@ -205,11 +226,8 @@ class _Gateway:
             raise self._no_route(request.method, raw_path)
         route, names = found
         body = await _body(request) if route.body else b""
-        headers = dict(request.headers)
-        state = request.scope["state"]
-        certified = state.get(connection.CERTIFIED, ())
-        peer = Peer(certified, state[_LISTENER], bearer(headers.get("authorization", "")))
-        caller = Caller(_peer(request), state[_REQUEST_ID], None, headers, peer)
+        identity = request.scope["state"][_REQUEST_ID]
+        caller = Caller(_peer(request), identity, None, dict(request.headers), _connection(request))
         try:
             message = to_request(route, names, request.url.query, body)
             return message_answer(await self._requests.run(route.method, message, caller, canonical=True))
@@ -248,6 +266,13 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+def _connection(request: Request) -> Peer:
+    """What the connection tells of who asks."""
+    state = request.scope["state"]
+    token = bearer(request.headers.get("authorization", ""))
+    return Peer(state.get(connection.CERTIFIED, ()), state[_LISTENER], token)
+
+
 def _peer(request: Request) -> str:
     return f"{request.client.host}:{request.client.port}" if request.client is not None else "unknown"
 
@@ -266,7 +291,8 @@ class _Edge:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 identified = (_REQUEST_ID.encode(), identity.encode())
-                message["headers"] = [*message.get("headers", ()), identified, *_SECURITY]
+                challenge = [_CHALLENGE] if message["status"] == 401 else []
+                message["headers"] = [*message.get("headers", ()), identified, *challenge, *_SECURITY]
             await send(message)
 
         try:

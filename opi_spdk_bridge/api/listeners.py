@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import os
+import re
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from opi_spdk_bridge import errors
 
 _DEFAULT_MODE = 0o660
+_MODE = re.compile(r"0?[0-7]{3}")
+_CONNECT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,10 @@ class Listener:
         given = dict(option.partition("=")[::2] for option in options)
         if set(given) - {"identity", "mode"} or not address.removeprefix("unix:"):
             raise errors.InvalidArgument(f"{text!r}: a Unix listener takes a path, identity=NAME and mode=0660")
-        try:
-            mode = int(given.get("mode", f"{_DEFAULT_MODE:o}"), 8)
-        except ValueError:
-            raise errors.InvalidArgument(f"{text!r}: mode is an octal number such as 0660") from None
-        return cls(address, given.get("identity", ""), mode)
+        mode = given.get("mode", f"{_DEFAULT_MODE:o}")
+        if not _MODE.fullmatch(mode):
+            raise errors.InvalidArgument(f"{text!r}: mode is an octal number such as 0660")
+        return cls(address, given.get("identity", ""), int(mode, 8))
 
     @property
     def path(self) -> Path | None:
@@ -66,12 +70,21 @@ class Listener:
         if not stat.S_ISSOCK(path.stat().st_mode):
             raise errors.Unavailable(f"cannot listen on {path}: it is there, and no socket")
         with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except OSError:
+            probe.settimeout(_CONNECT_S)
+            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
                 path.unlink()
                 return
-        raise errors.Unavailable(f"cannot listen on {path}: another program does")
+        raise errors.Unavailable(f"cannot listen on {path}: another program does")  # also one that may not be asked
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """A socket bound inside is nobody's but the owner's until `let_in`."""
+        mask = os.umask(0o177) if self.path is not None else None
+        try:
+            yield
+        finally:
+            if mask is not None:
+                os.umask(mask)
 
     def let_in(self) -> None:
         """Sets who may connect: the file's mode."""

@@ -20,13 +20,14 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from opi_spdk_bridge import __version__, errors
+from opi_spdk_bridge import __version__, deadline, errors
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.reconcile import Reconciler
 from opi_spdk_bridge.core.samples import TargetSample, VolumeSample
 from opi_spdk_bridge.observer import Ended
 
 _TYPE = "UNARY"
+_READ_S = 5.0  # a target that does not answer costs its own series, not the scrape (10 s, by default)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -129,7 +130,8 @@ class Scrape:
             if time.monotonic() - self._read_at < self._ttl_s:
                 return
             try:
-                self._bridge.sample = await self._read()
+                with deadline.limit(_READ_S):
+                    self._bridge.sample = await self._read()
             except errors.BridgeError:
                 self._bridge.sample = TargetSample()  # series of a target that is away end; its absence is a metric
             self._read_at = time.monotonic()

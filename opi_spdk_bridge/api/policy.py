@@ -153,7 +153,7 @@ class Policy:
                 read = _File.model_validate(tomllib.load(file))
         except OSError as problem:
             raise errors.FailedPrecondition(f"the policy {path} cannot be read: {problem.strerror}") from problem
-        except tomllib.TOMLDecodeError as problem:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
             raise errors.FailedPrecondition(f"the policy {path} is not TOML: {problem}") from problem
         except ValidationError as problem:
             first = problem.errors()[0]
@@ -192,6 +192,13 @@ def require_allowed(subject: Subject, method: str, request: Message) -> None:
             raise errors.PermissionDenied(f"{subject.name} (role {role.name}) may not do that with {name}")
 
 
+def require_unrestricted(subject: Subject, what: str) -> None:
+    """Raises PermissionDenied unless the subject may see every resource: for what shows them all at once."""
+    if not subject.role.unrestricted:
+        text = f"{subject.name} (role {subject.role.name}) may see some resources only, and {what} shows all of them"
+        raise errors.PermissionDenied(text)
+
+
 def visible(subject: Subject, answer: Message) -> Message:
     """A list's answer with only what the subject may see; changed in place."""
     if subject.role.unrestricted:
@@ -212,6 +219,8 @@ def _names(method: str, request: Any) -> Iterator[str]:
     for field in request.DESCRIPTOR.fields:
         value = getattr(request, field.name)
         if field.name == "name" or (field.name == "parent" and not listed):
+            yield value
+        elif field.name in _REFERENCES and value:
             yield value
         elif field.name.endswith("_id") and field.message_type is None:
             yield _created(request, field.name, value)

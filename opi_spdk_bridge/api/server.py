@@ -77,7 +77,8 @@ class GrpcServer:
         bound = []
         for listener, server in zip(self._listeners, self._servers, strict=True):
             await asyncio.to_thread(listener.make_way)
-            bound.append(self._bind(listener, server))
+            with listener.closed():
+                bound.append(self._bind(listener, server))
             await server.start()
             await asyncio.to_thread(listener.let_in)
         return bound

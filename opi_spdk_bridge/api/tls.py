@@ -7,7 +7,10 @@ the last good files in use, and is logged.
 from __future__ import annotations
 
 import logging
+import os
 import ssl
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +25,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Material:
+    """What one reading of the files gave, and when it was read (Unix time in seconds)."""
+
     certificate: bytes
     key: bytes
     client_ca: bytes | None
+    context: ssl.SSLContext
+    read_at: float
 
 
 class Tls:
@@ -34,81 +41,110 @@ class Tls:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
+        self._reading = threading.Lock()  # gRPC asks from a thread of its own
         self._seen = self._stamp()
         self._material = self._read()
-        self._context = self._make_context()
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """Credentials of a gRPC server, which ask at each handshake for renewed files. TLS 1.2 and 1.3."""
+        """Credentials of one gRPC listener, which ask at each handshake for renewed files. TLS 1.2 and 1.3."""
+        used = self._material
+
+        def renewed() -> Any:
+            nonlocal used
+            present = self._present()
+            if present is used:
+                return None
+            used = present
+            return _grpc_configuration(present)
+
         return grpc.dynamic_ssl_server_credentials(
-            self._grpc_configuration(), self._renewed_grpc, require_client_authentication=self._client_ca is not None
+            _grpc_configuration(used), renewed, require_client_authentication=self._client_ca is not None
         )
 
     def http_context(self) -> ssl.SSLContext:
         """The context of an HTTP server; each handshake is handed on to the one made from the present files."""
         context = self._make_context()
 
-        def hand_on(connection: Any, _server_name: str | None, _context: ssl.SSLContext) -> None:
-            if self._renew():
-                self._context = self._make_context()
-            connection.context = self._context
+        def hand_on(connection: Any, _server_name: str | None, _context: ssl.SSLContext) -> int | None:
+            present = self._present()
+            if connection.session_reused and connection.session.time <= present.read_at:
+                return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE  # its client was checked against files of before
+            connection.context = present.context
+            return None
 
         context.sni_callback = hand_on
         return context
 
-    def _grpc_configuration(self) -> Any:
-        material = self._material
-        return grpc.ssl_server_certificate_configuration(
-            [(material.key, material.certificate)], root_certificates=material.client_ca
-        )
-
-    def _renewed_grpc(self) -> Any:
-        return self._grpc_configuration() if self._renew() else None
-
     def _make_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0  # a ticket would let a client in again whose authority has been removed since
         context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._certificate, self._key)
+        context.load_cert_chain(self._certificate, self._key, _no_passphrase)
         if self._client_ca is not None:
             context.load_verify_locations(self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
-    def _renew(self) -> bool:
-        """Reads the files again if they have changed; False when they have not, or are no good."""
-        stamp = self._stamp()
-        if stamp == self._seen:
-            return False
-        self._seen = stamp
-        try:
-            self._material = self._read()
-        except errors.FailedPrecondition as problem:
-            log.error("the renewed TLS files are not used: %s", problem)
-            return False
-        log.info("the renewed TLS files are in use")
-        return True
+    def _present(self) -> _Material:
+        """What is in the files now; where that is no good, what was in them before, and the log says why."""
+        with self._reading:
+            stamp = self._stamp()
+            if stamp != self._seen:
+                self._seen = stamp
+                try:
+                    self._material = self._read()
+                except errors.FailedPrecondition as problem:
+                    log.error("the renewed TLS files are not used: %s", problem)
+                else:
+                    log.info("the renewed TLS files are in use")
+            return self._material
 
-    def _stamp(self) -> Sequence[tuple[int, int] | None]:
+    def _stamp(self) -> Sequence[tuple[int, int, int] | None]:
         return [_stamp(path) for path in (self._certificate, self._key, self._client_ca) if path is not None]
 
     def _read(self) -> _Material:
         """Reads and checks the files; raises FailedPrecondition naming what is wrong."""
         try:
-            self._make_context()
+            context = self._make_context()
             client_ca = self._client_ca.read_bytes() if self._client_ca is not None else None
-            return _Material(self._certificate.read_bytes(), self._key.read_bytes(), client_ca)
+            certificate, key = self._certificate.read_bytes(), self._key.read_bytes()
+            return _Material(certificate, key, client_ca, context, time.time())
         except ssl.SSLError as problem:
             files = ", ".join(str(path) for path in (self._certificate, self._key, self._client_ca) if path is not None)
             raise errors.FailedPrecondition(f"the TLS files {files} do not fit: {problem.reason}") from problem
         except OSError as problem:
-            where = problem.filename or self._certificate
-            raise errors.FailedPrecondition(f"the TLS file {where} cannot be read: {problem.strerror}") from problem
+            where = problem.filename or ", ".join(str(path) for path in self._unreadable())
+            text = f"the TLS file {where} cannot be read: {problem.strerror}"
+            raise errors.FailedPrecondition(text) from problem
+        except _Encrypted:
+            text = f"the TLS key {self._key} is encrypted: the daemon has nobody to ask for its passphrase"
+            raise errors.FailedPrecondition(text) from None
+
+    def _unreadable(self) -> Sequence[Path]:
+        """The files that are not there or may not be read (ssl does not say which one it could not open)."""
+        paths = [path for path in (self._certificate, self._key, self._client_ca) if path is not None]
+        return [path for path in paths if not os.access(path, os.R_OK)] or paths
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+class _Encrypted(Exception):
+    """The key needs a passphrase."""
+
+
+def _no_passphrase() -> str:
+    raise _Encrypted
+
+
+def _grpc_configuration(material: _Material) -> Any:
+    return grpc.ssl_server_certificate_configuration(
+        [(material.key, material.certificate)], root_certificates=material.client_ca
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return (found.st_mtime_ns, found.st_ino)
+    return (found.st_mtime_ns, found.st_ino, found.st_size)

@@ -87,7 +87,9 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
                 return []
             says = f"NSID {seen.nsid} of {nqn} is bdev {seen.bdev_name}"
             steps.append(Step(says, methods.nvmf_subsystem_remove_ns(nqn, seen.nsid)))
-        add = Step(f"bdev {bdev} is not a namespace of {nqn}", self._add(record), learn=lambda given: {_NSID: given})
+        undo = methods.nvmf_subsystem_remove_ns(nqn, nsid) if nsid else None
+        says = f"bdev {bdev} is not a namespace of {nqn}"
+        add = Step(says, self._add(record), undo, learn=lambda given: {_NSID: given})
         return [*steps, add, *qos.on_open(self.target, self.graph, bdev)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:

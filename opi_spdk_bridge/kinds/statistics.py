@@ -66,13 +66,11 @@ class Statistics:
 
     async def _paths(self) -> dict[str, str]:
         view = self._target.snapshot()
-        states: dict[str, str] = {}
-        for record in self._catalog:
-            kind = self._registry.kinds[record.kind]
-            if isinstance(kind, NvmePathKind):
-                seen = await kind.look(record, view)
-                states[record.name] = seen.state if seen is not None else "absent"
-        return states
+        records = [(record, self._registry.kinds[record.kind]) for record in self._catalog]
+        paths = [(record, kind) for record, kind in records if isinstance(kind, NvmePathKind)]
+        seen = await asyncio.gather(*(kind.look(record, view) for record, kind in paths))  # pipelined
+        states = (each.state if each is not None else "absent" for each in seen)
+        return {record.name: state for (record, _), state in zip(paths, states, strict=True)}
 
 
 def _merged(parts: Sequence[IoStats]) -> IoStats:

@@ -154,7 +154,10 @@ class _Connection(asyncio.Protocol):
         connection = self._transport.get_extra_info("socket") if self._transport is not None else None
         if connection is None or connection.family != socket.AF_UNIX:
             return None
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # struct ucred: pid, uid, gid
+        try:  # struct ucred: pid, uid, gid
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        except (OSError, ValueError):  # the connection has just been lost
+            return None
         return int.from_bytes(credentials[4:8], sys.byteorder)
 
     def close(self) -> None:

@@ -136,7 +136,7 @@ class ScriptedTarget:
 
 
 @asynccontextmanager
-async def scripted(**client_options: float) -> AsyncIterator[tuple[ScriptedTarget, Client]]:
+async def scripted(**client_options: Any) -> AsyncIterator[tuple[ScriptedTarget, Client]]:
     """A scripted target with a client connected to it."""
     with tempfile.TemporaryDirectory() as folder:
         target = ScriptedTarget(Path(folder) / "spdk.sock")

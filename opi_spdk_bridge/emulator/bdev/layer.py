@@ -263,7 +263,7 @@ class BdevLayer:
         going = has_channel and bdev.status is not Status.READY
         if going:
             bdev.qos = None
-        elif bdev.qos and bdev.channels:
+        elif bdev.qos and has_channel:
             bdev.qos.running = True
         self._end_qos_change(bdev)
         if going:
