@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 
 from benchmarks import opi
 from benchmarks.jsonrpc import Raw
@@ -275,11 +275,13 @@ async def web(grpc: str, http: str, workers: int, seconds: float, rounds: int) -
     samples = Samples()
     parent, volume = _place(0, 1)
     subsystem = f"http://{http}/v1/{opi.subsystem(parent)}"
-    limits = httpx.Limits(max_connections=workers)
-    async with opi.Client(grpc) as client, httpx.AsyncClient(limits=limits, timeout=60.0) as over_http:
+    connector = aiohttp.TCPConnector(limit=workers)
+    async with opi.Client(grpc) as client, aiohttp.ClientSession(connector=connector) as over_http:
 
         async def ask(url: str) -> None:
-            (await over_http.get(url)).raise_for_status()
+            async with over_http.get(url) as answer:
+                answer.raise_for_status()
+                await answer.read()
 
         work: dict[str, Work] = {
             "grpc Get": lambda _w, _i: client.get(parent, volume),

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opi_spdk_bridge import errors
@@ -172,7 +172,7 @@ def application(
             Route("/healthz", healthz),
             Route("/readyz", readyz(checks)),
             Route("/v1/{path:path}", _Endpoint(_Gateway(routes, requests).answer)),
-            Mount("", _Guarded(Router(pages, redirect_slashes=False), requests)),
+            *(_Guarded(page, requests) for page in pages),
         ],
         exception_handlers={HTTPException: _http_problem, Refusal: _refused, Exception: _bug},
     )
@@ -194,14 +194,17 @@ class _Endpoint:
         await answer(scope, receive, send)
 
 
-class _Guarded:
-    """Pages that show every resource, for callers who may see every resource."""
+class _Guarded(BaseRoute):
+    """The route of a page that shows every resource: for callers who may see every resource."""
 
-    def __init__(self, pages: ASGIApp, requests: Requests) -> None:
-        self._pages = pages
+    def __init__(self, page: BaseRoute, requests: Requests) -> None:
+        self._page = page
         self._requests = requests
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return self._page.matches(scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         try:
             asker = self._requests.authorizer.identify(_connection(request))
@@ -209,7 +212,7 @@ class _Guarded:
         except errors.BridgeError as problem:
             await status_answer(errors.to_status(problem))(scope, receive, send)
         else:
-            await self._pages(scope, receive, send)
+            await self._page.handle(scope, receive, send)
 
 
 class _Gateway:
