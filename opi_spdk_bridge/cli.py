@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
 from pydantic import ValidationError
@@ -16,6 +17,9 @@ from pydantic_core import PydanticUndefined
 
 from opi_spdk_bridge import __version__, errors
 from opi_spdk_bridge.settings import ENVIRONMENT_PREFIX, Settings, default_state
+
+if TYPE_CHECKING:
+    from opi_spdk_bridge.client import Access
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -172,18 +176,39 @@ async def _closed_stdin() -> None:
         pass
 
 
-_address_option = click.option(
-    "--address", default=_DEFAULT_ADDRESS, show_default=True, envvar=f"{ENVIRONMENT_PREFIX}ADDRESS",
-    help="Where the bridge listens, host:port.",
-)  # fmt: skip
+def _access_options(command: F) -> F:
+    """How a running bridge is reached. The token is never an argument: everybody on the machine can see those."""
+    for name, text in (
+        ("token-file", "A file with the bearer token to send; else OPI_BRIDGE_TOKEN has it."),
+        ("tls-key", "The key of --tls-cert, PEM."),
+        ("tls-cert", "The certificate to show to the bridge, PEM."),
+        ("tls-ca", "Use TLS: the authority that signed the bridge's certificate, PEM."),
+    ):
+        command = click.option(f"--{name}", type=click.Path(dir_okay=False, path_type=Path), help=text)(command)
+    return click.option(
+        "--address", default=_DEFAULT_ADDRESS, show_default=True, envvar=f"{ENVIRONMENT_PREFIX}ADDRESS",
+        help="Where the bridge listens: host:port or unix:PATH.",
+    )(command)  # fmt: skip
+
+
+def _access(address: str, token_file: Path | None, **tls: Path | None) -> Access:
+    from opi_spdk_bridge.client import Access
+
+    try:
+        token = token_file.read_text() if token_file is not None else os.environ.get(f"{ENVIRONMENT_PREFIX}TOKEN", "")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise click.ClickException(f"the token in {token_file} cannot be read: {problem}") from None
+    if not token.strip().isprintable() or not token.isascii():
+        raise click.ClickException("the token is not one line of printable characters")
+    return Access(address, token=token.strip(), **tls)
 
 
 @main.command()
 @click.argument("method")
 @click.argument("request", default="{}", metavar="[JSON]")
-@_address_option
+@_access_options
 @click.option("--timeout-s", type=float, default=30.0, show_default=True, help="The call's deadline in seconds.")
-def call(method: str, request: str, address: str, timeout_s: float) -> None:
+def call(method: str, request: str, timeout_s: float, **access: Any) -> None:
     """Call any RPC of a running bridge, by its short or full name, with a JSON request.
 
     \b
@@ -201,14 +226,14 @@ def call(method: str, request: str, address: str, timeout_s: float) -> None:
                 request = file.read()
         except OSError as problem:
             raise click.ClickException(f"{request[1:]} cannot be read: {problem.strerror}") from None
-    with Reflected(address, timeout_s) as bridge:
+    with Reflected(_access(**access), timeout_s) as bridge:
         click.echo(json.dumps(bridge.call(method, request), indent=2))
 
 
 @main.group(invoke_without_command=True)
-@_address_option
+@_access_options
 @click.pass_context
-def state(context: click.Context, address: str) -> None:
+def state(context: click.Context, /, **access: Any) -> None:
     """Show what a running bridge manages, as a tree.
 
     The commands below it work on the state itself: export also beside a running bridge, the others without one.
@@ -218,7 +243,7 @@ def state(context: click.Context, address: str) -> None:
     from opi_spdk_bridge.client import Reflected
     from opi_spdk_bridge.tree import lines
 
-    with Reflected(address, 30.0) as bridge:
+    with Reflected(_access(**access), 30.0) as bridge:
         for line in lines(bridge):
             click.echo(line)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,16 +16,75 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.api.listeners import Listener
+
 _OWN = ("grpc.reflection.", "grpc.health.")
 
 
-class Reflected:
-    """Calls methods on the server at `address`; raises click.ClickException with what the server said."""
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a server is reached: host:port or unix:PATH, with TLS where any of its files is given, with a token or none.
 
-    def __init__(self, address: str, timeout_s: float) -> None:
-        self._address = address
+    `tls_ca` signs the server's certificate (default: one that gRPC trusts), `tls_cert` is the client's.
+    """
+
+    address: str
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    token: str = ""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is asked for."""
+        return any((self.tls_ca, self.tls_cert, self.tls_key))
+
+    def channel(self) -> grpc.Channel:
+        """A channel; raises click.ClickException where what was given does not fit or would give the token away."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise click.ClickException("--tls-cert and --tls-key go together")
+        if not self.encrypted:
+            self._require_private()
+            channel = grpc.insecure_channel(self.address)
+        else:
+            ca, key, cert = (_read(path) for path in (self.tls_ca, self.tls_key, self.tls_cert))
+            channel = grpc.secure_channel(self.address, grpc.ssl_channel_credentials(ca, key, cert))
+        return grpc.intercept_channel(channel, _Bearer(self.token)) if self.token else channel
+
+    def _require_private(self) -> None:
+        try:
+            private = Listener.parse(self.address).is_local
+        except errors.InvalidArgument:  # an address that only gRPC knows
+            private = False
+        if self.token and not private:
+            text = f"the token would go to {self.address} in clear: give --tls-ca for a server with TLS"
+            raise click.ClickException(text)
+
+
+class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
+    """Sends a token with each call (RFC 6750)."""
+
+    def __init__(self, token: str) -> None:
+        self._authorization = ("authorization", f"Bearer {token}")
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with_token(details), request)
+
+    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return continuation(self._with_token(details), requests)
+
+    def _with_token(self, details: Any) -> Any:
+        return details._replace(metadata=[*(details.metadata or ()), self._authorization])
+
+
+class Reflected:
+    """Calls methods on a server; raises click.ClickException with what the server said."""
+
+    def __init__(self, access: Access, timeout_s: float) -> None:
+        self._access = access
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address)
+        self._channel = access.channel()
         self._database = ProtoReflectionDescriptorDatabase(self._channel)
         self._pool = DescriptorPool(self._database)
         self._methods: dict[str, Any] | None = None
@@ -43,8 +104,7 @@ class Reflected:
                 grpc.channel_ready_future(self._channel).result(timeout=min(self._timeout_s, 5.0))
                 names = self._database.get_services()
             except (grpc.FutureTimeoutError, grpc.RpcError):
-                text = f"nothing answers gRPC at {self._address}: is `opi-spdk-bridge serve` running? (see --address)"
-                raise click.ClickException(text) from None
+                raise click.ClickException(self._silence()) from None
             services = [self._pool.FindServiceByName(name) for name in names if not name.startswith(_OWN)]
             self._methods = {method.full_name: method for service in services for method in service.methods}
         return self._methods
@@ -61,6 +121,13 @@ class Reflected:
             raise click.ClickException(text) from None
         answer = self._unary(method, message)
         return dict(json_format.MessageToDict(answer, preserving_proto_field_name=True, descriptor_pool=self._pool))
+
+    def _silence(self) -> str:
+        """Why nobody may have answered."""
+        text = f"nothing answers gRPC at {self._access.address}: is `opi-spdk-bridge serve` running? (see --address"
+        if self._access.encrypted:
+            return f"{text}) Does it have TLS, a certificate of --tls-ca's for that name, and know yours?"
+        return f"{text}, and --tls-ca for a server with TLS)"
 
     def _find(self, name: str) -> Any:
         wanted = name.replace("/", ".")
@@ -81,6 +148,13 @@ class Reflected:
             return invoke(message, timeout=self._timeout_s)
         except grpc.RpcError as problem:
             raise click.ClickException(_explain(problem)) from None
+
+
+def _read(path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes() if path is not None else None
+    except OSError as problem:
+        raise click.ClickException(f"{path} cannot be read: {problem.strerror}") from None
 
 
 def _explain(problem: Any) -> str:

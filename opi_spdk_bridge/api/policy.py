@@ -218,10 +218,9 @@ def _names(method: str, request: Any) -> Iterator[str]:
     listed = method.startswith("List")
     for field in request.DESCRIPTOR.fields:
         value = getattr(request, field.name)
-        if field.name == "name" or (field.name == "parent" and not listed):
+        refers = field.name in _REFERENCES and value
+        if field.name == "name" or (field.name == "parent" and not listed) or refers:
             yield value
-        elif field.name in _REFERENCES:
-            yield from filter(None, [value])
         elif field.name.endswith("_id") and field.message_type is None:
             yield _created(request, field.name, value)
         elif field.message_type is not None and not field.is_repeated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeCon
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import ListenAddress
 from opi_spdk_bridge.spdk.shared import SharedFolder
-from opi_spdk_bridge.spdk.steps import Step, StepFailed, exists
+from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.view import View
 
 _FABRICS = {opi.NVME_TRANSPORT_TYPE_TCP: "TCP", opi.NVME_TRANSPORT_TYPE_RDMA: "RDMA"}
@@ -78,9 +79,6 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         wanted = listen_address(record.desired, self.target.shared)
         return next((address for address in subsystem.listen_addresses if same_address(address, wanted)), None)
 
-    def together(self, record: Record) -> bool:
-        return self.target.has_transport(listen_address(record.desired, self.target.shared).trtype)
-
     def steps(self, record: Record, seen: ListenAddress | None) -> list[Step]:
         if seen is not None:
             return []
@@ -96,14 +94,12 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
                 )
             )
         if not self.target.has_transport(address.trtype):
-            create = methods.nvmf_create_transport(address.trtype)
-            steps.append(Step(f"transport {address.trtype} is missing", create, already=exists))
+            make = functools.partial(self.target.make_transport, address.trtype)
+            steps.append(Step(f"transport {address.trtype} is missing", make))
         listen = Step(
             f"{parent.nqn} does not listen at {_at(address)}",
             methods.nvmf_subsystem_add_listener(parent.nqn, address, bool(parent.psk)),
             methods.nvmf_subsystem_remove_listener(parent.nqn, address),
-            learn=lambda _: self.target.transport_exists(address.trtype),
-            guarded=True,  # a transport is made asynchronously: a listener sent along would not find it
         )
         return [*steps, listen]
 

@@ -222,7 +222,9 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         address = listen_address(child.desired, self.target.shared)
         nqn = record.desired.spec.nqn
         add = methods.nvmf_subsystem_add_listener(nqn, address, secure)
-        return Step(f"{child.name} does not listen", add, methods.nvmf_subsystem_remove_listener(nqn, address))
+        remove = methods.nvmf_subsystem_remove_listener(nqn, address)
+        # Guarded: in one write with the removal it would take over the old socket, secure or not as that was.
+        return Step(f"{child.name} does not listen", add, remove, guarded=True)
 
     def _drop_listener(self, record: Record, child: Record, secure: bool) -> Step:
         added = self._add_listener(record, child, secure)

@@ -188,7 +188,13 @@ def bdev_nvme_identify_namespace(controller: str, nsid: int) -> Call[bytes]:
         "cmdbuf": base64.urlsafe_b64encode(command).decode(),
         "data_len": IDENTIFY_BYTES,
     }
-    return Call("bdev_nvme_send_cmd", params, lambda result: base64.urlsafe_b64decode(result["data"]))
+    return Call("bdev_nvme_send_cmd", params, _identity)
+
+
+def _identity(result: Any) -> bytes:
+    """The data; zeros where the completion entry has a status (bytes 14 and 15, from bit 1) other than success."""
+    (status,) = struct.unpack_from("<H", base64.urlsafe_b64decode(result["cpl"]), 14)
+    return bytes(IDENTIFY_BYTES) if status >> 1 else base64.urlsafe_b64decode(result["data"])
 
 
 # vhost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ class Target:
         self.client = client
         self.shared = shared
         self._transports: set[str] = set()
+        self._making_transport = asyncio.Lock()
         self._live = LiveView(client)
         self._taken_nqns: set[str] | None = None
         self._next_notification: int | None = None
@@ -61,10 +63,18 @@ class Target:
         """Whether the transport (TCP, …) is known to exist on the connected target."""
         return trtype in self._transports
 
-    def transport_exists(self, trtype: str) -> dict[str, Any]:
-        """Remembers it: the target listens with it. Nothing to keep in a record."""
-        self._transports.add(trtype)
-        return {}
+    async def make_transport(self, trtype: str) -> None:
+        """Makes the transport unless it exists; one at a time, since two made together would both stay for good.
+
+        Raises SpdkError where the target cannot.
+        """
+        async with self._making_transport:
+            if self.has_transport(trtype):
+                return
+            found = await self.client.call(methods.nvmf_get_transports())
+            if all(transport.trtype.upper() != trtype for transport in found):
+                await self.client.call(methods.nvmf_create_transport(trtype))
+            self._transports.add(trtype)
 
     async def look_around(self, *, subsystems: bool) -> None:
         """Remembers what need not be asked again: the transports and, where asked for, which NQNs are taken.
