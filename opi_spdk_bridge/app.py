@@ -164,6 +164,21 @@ async def _set_when(cause: asyncio.Event, effect: asyncio.Event) -> None:
     effect.set()
 
 
+@dataclass(frozen=True)
+class _Core:
+    """Everything between the listeners and the target."""
+
+    client: Client
+    target: Target
+    registry: Registry
+    catalog: Catalog
+    engine: Engine
+    reconciler: Reconciler
+    requests: Requests
+    metrics: Metrics
+    store: Store
+
+
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Serving]:
     """The daemon, while the context lasts."""
@@ -176,71 +191,79 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         await _require_same_target(store, address, settings)
         shared = SharedFolder.parse(settings.spdk_shared_dir or str(folder / "shared"))
         shared.prepare()
-
-        listeners, http_listeners, tls = _listeners(settings)
         metrics = Metrics()
-        observer = _observer(metrics, stack)
-        client = Client(
-            address,
-            connect_grace_s=settings.connect_grace_s,
-            call_timeout_s=settings.call_timeout_s,
-            observer=observer,
-        )
-        target = Target(client, shared)
-        registry, catalog, journal = _resources(target, store)
-        for record in in_order(await journal.load(), list(registry)):
-            catalog.put(record)
-        engine = Engine(registry, catalog, journal, target)
-        reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s, settings.notifications_s)
-        services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
-        requests = Requests(
-            settings.max_requests,
-            settings.request_timeout_s,
-            legacy=settings.resource_names == "legacy",
-            observer=observer,
-            authorizer=_authorizer(settings),
-        )
-        remote = RemoteNamespaces(target, catalog, _kind(registry, NvmeRemoteControllerKind))
-        others = extras(remote, lambda: asyncio.to_thread(inventory.read))
-        methods = bind(services, engine, registry, others)
-        server = GrpcServer(methods, requests, listeners, tls)
-        checks = _checks(client, store, reconciler)
-        page = Page(registry, catalog, engine, checks, lambda: _target_state(client))
-        scrape = Scrape(
-            metrics,
-            catalog,
-            reconciler,
-            lambda: (client.connected, client.connections),
-            Statistics(target, catalog, registry).read,
-            settings.metrics_ttl_s,
-        )
-        http = HttpServer(
-            methods,
-            requests,
-            http_listeners,
-            checks,
-            # the page asks the engine itself, past the policy
-            [*(page.routes() if settings.policy is None else ()), Route("/metrics", scrape.answer)],
-            tls,
-        )
+        core = await _core(settings, address, store, shared, metrics, _observer(metrics, stack))
+        server, http = _servers(settings, core)
 
-        await client.start()
-        stack.push_async_callback(client.close)
+        await core.client.start()
+        stack.push_async_callback(core.client.close)
         if settings.spdk is None:
-            await client.ready(_EMULATOR_START_S)
-        stack.push_async_callback(engine.drain)
-        reconciler.start()
-        stack.push_async_callback(reconciler.close)
+            await core.client.ready(_EMULATOR_START_S)
+        stack.push_async_callback(core.engine.drain)
+        core.reconciler.start()
+        stack.push_async_callback(core.reconciler.close)
         listen = await server.start()
         stack.push_async_callback(server.stop, settings.drain_s)
         http_listen = await http.start()
         stack.push_async_callback(http.stop, settings.drain_s)
-        few = len(catalog) < _FEW
-        follow = _follow_target(client, target, server, reconciler, few)
-        await stack.enter_async_context(_background(follow, "follow-target"))
+        await stack.enter_async_context(_background(_follow_target(core, server), "follow-target"))
         yield Serving(
-            listen, http_listen, server.services, address, store.address, store.lost, requests, settings.spdk is None
+            listen=listen,
+            http=http_listen,
+            services=server.services,
+            spdk=address,
+            state=store.address,
+            state_lost=store.lost,
+            requests=core.requests,
+            emulated=settings.spdk is None,
         )
+
+
+async def _core(
+    settings: Settings, address: str, store: Store, shared: SharedFolder, metrics: Metrics, observer: Observer
+) -> _Core:
+    client = Client(
+        address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s, observer=observer
+    )
+    target = Target(client, shared)
+    registry, catalog, journal = _resources(target, store)
+    for record in in_order(await journal.load(), list(registry)):
+        catalog.put(record)
+    engine = Engine(registry, catalog, journal, target)
+    reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s, settings.notifications_s)
+    requests = Requests(
+        settings.max_requests,
+        settings.request_timeout_s,
+        legacy=settings.resource_names == "legacy",
+        observer=observer,
+        authorizer=_authorizer(settings),
+    )
+    return _Core(client, target, registry, catalog, engine, reconciler, requests, metrics, store)
+
+
+def _servers(settings: Settings, core: _Core) -> tuple[GrpcServer, HttpServer]:
+    """The northern side: the contract's methods over gRPC and HTTP, and what HTTP serves besides."""
+    listeners, http_listeners, tls = _listeners(settings)
+    services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
+    remote = RemoteNamespaces(core.target, core.catalog, _kind(core.registry, NvmeRemoteControllerKind))
+    others = extras(remote, lambda: asyncio.to_thread(inventory.read))
+    methods = bind(services, core.engine, core.registry, others)
+    checks = _checks(core)
+    page = Page(core.registry, core.catalog, core.engine, checks, lambda: _target_state(core.client))
+    scrape = Scrape(
+        core.metrics,
+        core.catalog,
+        core.reconciler,
+        lambda: (core.client.connected, core.client.connections),
+        Statistics(core.target, core.catalog, core.registry).read,
+        settings.metrics_ttl_s,
+    )
+    # the page asks the engine itself, past the policy
+    pages = [*(page.routes() if settings.policy is None else ()), Route("/metrics", scrape.answer)]
+    return (
+        GrpcServer(methods, core.requests, listeners, tls),
+        HttpServer(methods, core.requests, http_listeners, checks, pages, tls),
+    )
 
 
 def _listeners(settings: Settings) -> tuple[list[Listener], list[Listener], Tls | None]:
@@ -277,8 +300,9 @@ def _observer(metrics: Metrics, stack: AsyncExitStack) -> Observer:
     return Observers([metrics, observer])
 
 
-def _checks(client: Client, store: Store, reconciler: Reconciler) -> list[Check]:
+def _checks(core: _Core) -> list[Check]:
     """What must hold for changes to be carried out."""
+    client, store, reconciler = core.client, core.store, core.reconciler
     return [
         Check("target connected", lambda: client.connected, f"the SPDK target at {client.address} does not answer"),
         Check("state open", lambda: not store.lost.is_set(), f"another bridge has taken over {store.address}"),
@@ -348,21 +372,21 @@ async def _emulator(scratch: Path) -> AsyncIterator[str]:
         await process.wait()
 
 
-async def _follow_target(client: Client, target: Target, server: GrpcServer, reconciler: Reconciler, few: bool) -> None:
+async def _follow_target(core: _Core, server: GrpcServer) -> None:
     """Keeps health in step with the connection, and has the target compared with the state whenever it comes."""
     changed = asyncio.Event()
-    client.on_connected.append(changed.set)
-    client.on_lost.append(changed.set)
+    core.client.on_connected.append(changed.set)
+    core.client.on_lost.append(changed.set)
     while True:
-        await server.set_serving(client.connected)
-        if client.connected:
+        await server.set_serving(core.client.connected)
+        if core.client.connected:
             with contextlib.suppress(errors.BridgeError, SpdkError):
-                await target.look_around(subsystems=few)
+                await core.target.look_around(subsystems=len(core.catalog) < _FEW)
             try:
-                target.shared.require_readable(target.uid)
+                core.target.shared.require_readable(core.target.uid)
             except errors.FailedPrecondition as problem:
                 log.error("%s", problem)
-            reconciler.target_came()
+            core.reconciler.target_came()
         await changed.wait()
         changed.clear()
 
