@@ -155,7 +155,7 @@ class TestState:
             "nvmeSubsystems/s0  nqn.2022-09.io.spdk:tree  any host",
             f"├── nvmeSubsystems/s0/nvmeControllers/c0  TCP 127.0.0.1 port {port}  active",
             "└── nvmeSubsystems/s0/nvmeNamespaces/n0  NSID 1  online",
-            "    └── nullVolumes/disk0",
+            "    └── nullVolumes/disk0  2048 blocks of 512 bytes",
             "mallocVolumes/spare  2048 blocks of 512 bytes",
         ]
 
@@ -195,7 +195,6 @@ class TestServeErrors:
             (["--max-requests", "many"], "--max-requests: Input should be a valid integer"),
             (["--resource-names", "odd"], "'odd' is not one of 'canonical', 'legacy'"),
             (["--config", "/nonexistent.toml"], "/nonexistent.toml"),
-            (["--listen", "127.0.0.1:99999"], "99999"),
         ],
     )
     def test_a_wrong_flag_is_named(self, flags: list[str], told: str) -> None:
@@ -203,6 +202,13 @@ class TestServeErrors:
         assert ended.returncode == 2
         assert told in ended.stderr
         assert "Traceback" not in ended.stderr
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:99999", "nonsense", "unix:", "unix:/run/x,mode=rw"])
+    def test_an_address_of_no_known_form_is_told_with_the_forms(self, address: str) -> None:
+        ended = program("serve", "--listen", address)
+        assert ended.returncode == 1
+        assert ended.stderr.strip().splitlines()[-1].startswith(f"Error: '{address}'")
+        assert "mode" in ended.stderr
 
     def test_a_state_of_no_known_form_is_told_with_the_forms(self) -> None:
         ended = program("serve", "--state", "nonsense")
