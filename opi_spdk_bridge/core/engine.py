@@ -12,15 +12,15 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from opi_spdk_bridge import deadline, errors
-from opi_spdk_bridge.core import fields, paging
+from opi_spdk_bridge.core import paging, requests
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import Journal
 from opi_spdk_bridge.core.kind import AnyKind, Counters, Facts, Phase, Postponed, Record, Settled, Taken, Target
@@ -100,8 +100,8 @@ class Engine:
         if len(entry.names.collections) > 1:
             parent = entry.names.parse_parent(parent)
         name = entry.names.child(parent, resource_id(given_id, f"{field}_id"))
-        with _in_field(field):
-            desired = self._checked(entry.kind, resource, field)
+        with requests.in_field(field):
+            desired = requests.desired(entry.kind, resource, field)
             return await self._to_its_end(self._create(entry, name, desired))
 
     async def update(
@@ -109,7 +109,7 @@ class Engine:
     ) -> Message:
         """Changes the fields that the mask names (AIP-134); with `allow_missing` creates what is not there."""
         name = entry.names.parse(resource.name, f"{field}.name")
-        with _in_field(field):
+        with requests.in_field(field):
             return await self._to_its_end(self._update(entry, name, resource, mask, allow_missing, field))
 
     async def delete(self, entry: Entry, name: str, allow_missing: bool) -> None:
@@ -162,7 +162,7 @@ class Engine:
         async with self._locks.exclusive(name):
             existing = await self._settled_record(entry, name)
             if existing is not None:
-                if not self._same_request(entry.kind, existing, desired):
+                if not requests.same(entry.kind, existing, desired):
                     raise errors.AlreadyExists(f"{name} exists and is not what this request asks for", resource=name)
                 return self._present(entry, existing)
             return self._present(entry, await self._create_new(entry, name, desired))
@@ -194,9 +194,9 @@ class Engine:
             if old is None:
                 if not allow_missing:
                     raise _not_found(name)
-                desired = self._checked(entry.kind, resource, field)
+                desired = requests.desired(entry.kind, resource, field)
                 return self._present(entry, await self._create_new(entry, name, desired))
-            desired = self._merged(entry.kind, old, resource, mask, field)
+            desired = requests.merged(entry.kind, old, self._catalog.shown(name), resource, mask, field)
             if desired == old.desired:
                 return self._present(entry, old)
             await self._target.ready()
@@ -353,83 +353,14 @@ class Engine:
             async with self._locks.shared(record.stands_on):
                 await self._ready(kind, record, await make(kind, record))
 
-    # Requests against records
-
     def _visible(self, name: str) -> Record:
         record = self._catalog.visible(name)
         if record is None:
             raise _not_found(name)
         return record
 
-    def _checked(self, kind: AnyKind, resource: Message, field: str) -> Message:
-        """The desired resource of a create request."""
-        desired = type(resource)()
-        desired.CopyFrom(resource)
-        fields.strip_outputs(desired)
-        return self._valid(kind, desired, field)
-
-    def _merged(self, kind: AnyKind, old: Record, resource: Message, mask: Sequence[str], field: str) -> Message:
-        """The desired resource after an update request, with the rules on it checked."""
-        request = type(resource)()
-        request.CopyFrom(resource)
-        fields.strip_outputs(request)
-        for path, value in self._catalog.shown(old.name).items():  # nor does what the target told and Get showed
-            if path not in mask and fields.has(request, path) and fields.get(request, path) == value:
-                fields.copy(old.desired, request, path)
-        keep = (*kind.assigned, *kind.secrets)
-        desired = fields.update(old.desired, request, mask, keep=keep, prefix=field)
-        desired = self._valid(kind, desired, field)
-        for path in kind.assigned:  # what Get filled in comes back as if it had been left out
-            if fields.has(desired, path) and fields.get(desired, path) == old.assigned.get(path):
-                fields.put(desired, path, None)
-        for path in kind.immutable:
-            if _effective(old, old.desired, path) != _effective(old, desired, path):
-                text = f"{field}.{path} cannot be changed: delete {old.name} and create it anew"
-                raise errors.InvalidArgument(text, field=f"{field}.{path}")
-        return desired
-
-    def _valid(self, kind: AnyKind, desired: Message, field: str) -> Message:
-        fields.check(desired, field)
-        kind.normalise(desired)
-        kind.check(desired)
-        return desired
-
-    def _same_request(self, kind: AnyKind, existing: Record, desired: Message) -> bool:
-        """Whether a create request asks for what exists, as far as the client set it."""
-        ours, theirs = type(desired)(), type(desired)()
-        ours.CopyFrom(existing.desired)
-        theirs.CopyFrom(desired)
-        for path in kind.assigned:
-            given = path not in kind.hints and fields.has(desired, path)
-            if given and fields.get(desired, path) != _effective(existing, existing.desired, path):
-                return False
-            fields.clear(ours, path)
-            fields.clear(theirs, path)
-        for path in kind.hints:
-            fields.clear(ours, path)
-            fields.clear(theirs, path)
-        return ours == theirs
-
     def _present(self, entry: Entry, record: Record) -> Message:
-        """The resource as clients see it: outputs filled in, no secrets."""
-        kind = entry.kind
-        resource = kind.message()
-        for path, value in record.assigned.items():
-            fields.put(resource, path, value)
-        resource.MergeFrom(record.desired)  # what was asked for goes over what was assigned
-        for path in kind.secrets:
-            fields.clear(resource, path)
-        for path, value in self._catalog.shown(record.name).items():
-            fields.put(resource, path, value)
-        fields.put(resource, "name", record.name)
-        return resource
-
-
-def _effective(record: Record, desired: Message, path: str) -> Any:
-    """The value of a field with what was assigned where the client left it open."""
-    if fields.has(desired, path):
-        return fields.get(desired, path)
-    return record.assigned.get(path, fields.get(desired, path))
+        return requests.answer(entry.kind, record, self._catalog.shown(record.name))
 
 
 def _with(record: Record, settled: Settled) -> Record:
@@ -438,17 +369,6 @@ def _with(record: Record, settled: Settled) -> Record:
 
 def _next(record: Record) -> dict[str, Any]:
     return {"revision": record.revision + 1, "updated_at": time.time()}
-
-
-@contextmanager
-def _in_field(field: str) -> Iterator[None]:
-    """Kinds name fields of the resource: in errors of a request they are below the request's field."""
-    try:
-        yield
-    except errors.BridgeError as problem:
-        if problem.field and problem.field.partition(".")[0] not in (field, "update_mask", "parent"):
-            problem.field = f"{field}.{problem.field}"
-        raise
 
 
 def _not_found(name: str) -> errors.NotFound:
