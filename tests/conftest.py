@@ -11,11 +11,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.observability.secrets import secrets_of_tests, told
 from tests.support.bridge import Bridge, bridge
 from tests.support.target import Emulator, Target, emulator, real_target
 
 settings.register_profile("suite", deadline=None, print_blob=True)  # how long an example takes is not what is tested
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_tells_a_secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Looks, after everything else has ended, into whatever bridges and emulators of the session have printed."""
+    yield
+    leaks = told(tmp_path_factory.getbasetemp().rglob("*.log"), secrets_of_tests())
+    assert not leaks, leaks
 
 
 @pytest.fixture(scope="session")

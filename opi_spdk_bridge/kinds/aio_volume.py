@@ -128,6 +128,9 @@ class AioVolumeKind(BdevKind[AioVolume]):
 
         def read(result: Any) -> Bdev:
             bdev = look.read(result)
+            if not bdev.num_blocks:
+                text = f"{filename} cannot be a volume: it has not one block of {bdev.block_size} bytes"
+                raise errors.InvalidArgument(text, field="filename")
             if bdev.num_blocks < least:
                 text = f"blocks_count is {least} but {filename} has {bdev.num_blocks} blocks of {bdev.block_size} bytes"
                 raise errors.InvalidArgument(text, field="blocks_count")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from opi_spdk_bridge import errors
@@ -18,10 +18,11 @@ from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.steps import Local, Step
+from opi_spdk_bridge.spdk.steps import Step
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.spdk.view import View
 
+OWED = "owed"  # in Record.private: bdevs whose limits are still to be taken off
 LIMITS = "qos"  # in Record.private: the limits as the target names them, of whatever holds a volume's QoS
 
 _TARGET_NAMES = {  # the contract's field: the target's parameter, and how many of the target's units one is
@@ -100,16 +101,70 @@ def set_when_possible(target: Target, graph: Graph, bdev: str, limits: Mapping[s
     return Step(now.says, apply)
 
 
-def refusing(attempt: Any) -> Local:
-    """As `attempt`; what would have to wait is refused: for changes after which nothing would remember it."""
+def lift(target: Target, graph: Graph, record: Record, bdevs: Iterable[str]) -> list[Step]:
+    """Takes the limits off bdevs that the record has limited and does not any more, and off those it still owes that.
 
-    async def apply() -> Any:
-        try:
-            return await attempt()
-        except Postponed as wait:
-            raise errors.FailedPrecondition(f"{wait}: until then delete and create it, or open the volume") from None
+    What has to wait until something opens the bdev stays in the record as owed.
+    """
+    due = _due(record, bdevs)
 
-    return apply
+    async def apply() -> list[str]:
+        return [bdev for bdev in due if not await _lifted(target, graph, record, bdev)]
+
+    return [Step(f"{', '.join(due)} still limited", apply, learn=lambda left: {OWED: left})] if due else []
+
+
+def lift_all(target: Target, graph: Graph, record: Record, bdevs: Iterable[str]) -> list[Step]:
+    """As `lift`, for a record that goes: raises Postponed while something is left to be done."""
+    due = sorted({*bdevs, *record.private.get(OWED, ())})
+
+    async def apply() -> None:
+        left = [bdev for bdev in due if not await _lifted(target, graph, record, bdev)]
+        if left:
+            raise Postponed(f"the limits of {', '.join(left)} wait until something opens it")
+
+    return [Step(f"{', '.join(due)} still limited", apply)] if due else []
+
+
+def _due(record: Record, bdevs: Iterable[str]) -> list[str]:
+    own = {record.private["bdev"]} if record.private.get(LIMITS) else set()
+    return sorted({*bdevs, *record.private.get(OWED, ())} - own)
+
+
+async def _lifted(target: Target, graph: Graph, record: Record, bdev: str) -> bool:
+    if superseded(graph, record, bdev):
+        return True
+    step = set_limits(target, graph, bdev, NO_LIMITS)
+    assert not isinstance(step.do, Call)
+    try:
+        await step.do()
+    except Postponed:
+        return False
+    except SpdkError as error:
+        if not error.gone:
+            raise
+    return True
+
+
+def left_behind(record: Record) -> list[str]:
+    """After an update that was broken off: the bdevs that only the other state has limited."""
+    other = record.previous
+    if other is None:
+        return []
+    return [*([other.private["bdev"]] if other.private.get(LIMITS) else []), *other.private.get(OWED, ())]
+
+
+async def payable(view: View, graph: Graph, record: Record) -> bool:
+    """Whether limits that the record owes to take off can be taken off by now."""
+    for bdev in record.private.get(OWED, ()):
+        if await view.bdev(bdev) is None or await is_open(view, graph, bdev):
+            return True
+    return False
+
+
+def owed_reservations(record: Record) -> list[Reservation]:
+    """What a record owes, for whatever opens the bdevs; anybody else may have them."""
+    return [Reservation(f"owed:{bdev}", f"the limits of {bdev}", "owed") for bdev in record.private.get(OWED, ())]
 
 
 async def unlike(view: View, graph: Graph, bdev: str, limits: Mapping[str, int]) -> bool:
@@ -120,20 +175,28 @@ async def unlike(view: View, graph: Graph, bdev: str, limits: Mapping[str, int])
     return not any(found.assigned_rate_limits.values()) or await is_open(view, graph, bdev)
 
 
-def wanted_limits(record: Record) -> Mapping[str, int] | None:
-    """The limits that a record holds; all 0 for one that is deleted and could not be lifted yet; None without any."""
-    return NO_LIMITS if record.phase is Phase.DELETED else record.private.get(LIMITS)
+def _wanted(graph: Graph, bdev: str) -> Mapping[str, int] | None:
+    """The limits that a bdev should have by what its holders say now; None where nobody has a say."""
+    wanted = None
+    for holder in graph.holders(f"qos:{bdev}"):
+        if holder.phase not in (Phase.DELETING, Phase.DELETED):
+            return holder.private.get(LIMITS)
+        wanted = NO_LIMITS
+    return NO_LIMITS if any(True for _ in graph.holders(f"owed:{bdev}")) else wanted
 
 
 def on_open(target: Target, graph: Graph, bdev: str) -> list[Step]:
     """For a step list that opens a bdev: the limits that had to wait for that. They never fail the opening."""
-    holders = sorted(graph.holders(f"qos:{bdev}"), key=lambda record: record.phase is Phase.DELETED)
-    limits = [wanted for record in holders if (wanted := wanted_limits(record)) is not None]
-    if not limits:
+    if _wanted(graph, bdev) is None:
         return []
-    call = methods.bdev_set_qos_limit(bdev, limits[0])
-    # Local, so that it leaves only when the bdev is open: within one write it would come before that.
-    return [Step(f"bdev {bdev} has other limits", lambda: target.client.call(call), already=lambda _error: True)]
+
+    async def apply() -> None:
+        """Leaves only when the bdev is open, with what is wanted then: a holder may have come or gone meanwhile."""
+        limits = _wanted(graph, bdev)
+        if limits is not None:
+            await target.client.call(methods.bdev_set_qos_limit(bdev, limits))
+
+    return [Step(f"bdev {bdev} has other limits", apply, already=lambda _error: True)]
 
 
 async def is_open(view: View, graph: Graph, bdev: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from opi_spdk_bridge import errors
@@ -20,9 +20,10 @@ _BDEV = "bdev"  # in Record.private: the bdev that is limited
 
 @dataclass(frozen=True)
 class Seen:
-    """Whether the limited bdev has other limits, and they can be changed."""
+    """Whether the limited bdev has other limits that can be changed, and whether owed ones can be taken off."""
 
     unlike: bool
+    payable: bool
 
 
 class QosVolumeKind(SpdkKind[QosVolume, Seen]):
@@ -40,11 +41,14 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
     async def settle(self, name: str, resource: QosVolume, before: Record | None) -> Settled:
         volume = await self.volumes.resolve(resource.volume_name_ref, "volume_name_ref")
         private = {_BDEV: volume.bdev, qos.LIMITS: qos.target_limits(resource.limits.max)}
+        if before is not None and qos.OWED in before.private:
+            private[qos.OWED] = before.private[qos.OWED]
         return Settled({}, private, (volume.resource,) if volume.resource else ())
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
         identity = Reservation(f"volume-id:{record.id}", f"the volume ID {record.id}")
-        return (qos.qos_reservation(record.private[_BDEV], record.name, "volume_name_ref"), identity)
+        own = qos.qos_reservation(record.private[_BDEV], record.name, "volume_name_ref")
+        return (own, identity, *qos.owed_reservations(record))
 
     def volume(self, record: Record) -> Volume | None:
         return Volume(record.private[_BDEV])
@@ -52,24 +56,18 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
     async def look(self, record: Record, view: View) -> Seen | None:
         bdev, limits = record.private[_BDEV], record.private[qos.LIMITS]
         found = await view.bdev(bdev)
-        return Seen(await qos.unlike(view, self.graph, bdev, limits)) if found is not None else None
+        if found is None:
+            return None
+        unlike = await qos.unlike(view, self.graph, bdev, limits)
+        return Seen(unlike, await qos.payable(view, self.graph, record))
 
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
-        stale = self._stale(record)
-        return [*stale, self._set(record, record.private[qos.LIMITS])] if seen is None or seen.unlike else stale
-
-    def _stale(self, record: Record) -> list[Step]:
-        """After an update that was broken off: the limits of the other volume."""
-        other = record.previous
-        if other is None or other.private[_BDEV] == record.private[_BDEV]:
-            return []
-        return [qos.set_when_possible(self.target, self.graph, other.private[_BDEV], qos.NO_LIMITS)]
+        due = seen is None or seen.payable or record.previous is not None
+        lift = qos.lift(self.target, self.graph, record, qos.left_behind(record)) if due else []
+        return [*lift, self._set(record, record.private[qos.LIMITS])] if seen is None or seen.unlike else lift
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        stale = self._stale(record)
-        if not present or qos.superseded(self.graph, record, record.private[_BDEV]):
-            return stale
-        return [*stale, self._set(record, qos.NO_LIMITS)]
+        return qos.lift_all(self.target, self.graph, record, [record.private[_BDEV], *qos.left_behind(record)])
 
     async def realize(self, record: Record) -> Facts:
         return await self._unless_postponed(record, self.steps(record, None))
@@ -81,10 +79,11 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
         return await self._unless_postponed(record, self.steps(record, seen))
 
     async def amend(self, old: Record, new: Record) -> Facts:
-        lifted = old.private[_BDEV] != new.private[_BDEV]
-        lift = self._set(old, qos.NO_LIMITS, undo=old.private[qos.LIMITS])
-        steps = [replace(lift, do=qos.refusing(lift.do))] if lifted else []
-        return await self._unless_postponed(new, [*steps, self._set(new, new.private[qos.LIMITS])])
+        set_new = self._set(new, new.private[qos.LIMITS], undo=old.private[qos.LIMITS])
+        if old.private[_BDEV] == new.private[_BDEV]:
+            return await self._unless_postponed(new, [set_new])
+        learnt = await self._unless_postponed(new, [self._set(new, new.private[qos.LIMITS], undo=qos.NO_LIMITS)])
+        return {**learnt, **await self._try(new, qos.lift(self.target, self.graph, new, [old.private[_BDEV]]))}
 
     async def _unless_postponed(self, record: Record, steps: list[Step]) -> Facts:
         try:

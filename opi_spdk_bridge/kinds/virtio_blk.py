@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled
@@ -39,6 +38,8 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         if limits is None and before is not None and qos.LIMITS in before.private:
             limits = qos.NO_LIMITS  # taken off now or, where that must wait, when the volume is open
         private = {_BDEV: volume.bdev, **({qos.LIMITS: limits} if limits else {})}
+        if before is not None and qos.OWED in before.private:
+            private[qos.OWED] = before.private[qos.OWED]
         return Settled({}, private, (volume.resource,) if volume.resource else ())
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
@@ -48,42 +49,38 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         yield shared_claim_reservation(bdev, "vhost", _FIELD)
         if record.desired.HasField("max_limit"):
             yield qos.qos_reservation(bdev, record.name, "max_limit")
+        yield from qos.owed_reservations(record)
 
     def fits(self, record: Record, seen: VhostController) -> bool:
         return seen.is_block
 
     async def look(self, record: Record, view: View) -> VhostController | None:
         seen = await super().look(record, view)
+        if seen is None:
+            return None
         limits = record.private.get(qos.LIMITS)
-        if seen is None or limits is None:
-            return seen
-        unlike = await qos.unlike(view, self.graph, record.private[_BDEV], limits)
-        return seen.model_copy(update={"limits_unlike": unlike})
+        unlike = limits is not None and await qos.unlike(view, self.graph, record.private[_BDEV], limits)
+        payable = await qos.payable(view, self.graph, record)
+        return seen.model_copy(update={"limits_unlike": unlike, "limits_owed": payable})
 
     def steps(self, record: Record, seen: VhostController | None) -> list[Step]:
         bdev = record.private[_BDEV]
+        due = seen is None or seen.limits_owed or record.previous is not None
+        lift = qos.lift(self.target, self.graph, record, qos.left_behind(record)) if due else []
         if seen is not None and seen.bdev == bdev:
-            return [*self._stale(record), *(self._limit(record) if seen.limits_unlike else [])]
+            return [*lift, *(self._limit(record) if seen.limits_unlike else [])]
         old = [] if seen is None else [self.deletion(record)]
         limits = self._limit(record) or qos.on_open(self.target, self.graph, bdev)
-        return [*self._stale(record), *old, self._create(record), *limits]
+        return [*lift, *old, self._create(record), *limits]
 
     def _limit(self, record: Record) -> list[Step]:
         limits = record.private.get(qos.LIMITS)
         return [qos.set_when_possible(self.target, self.graph, record.private[_BDEV], limits)] if limits else []
 
-    def _stale(self, record: Record) -> list[Step]:
-        """After an update that was broken off: limits that only the other state has."""
-        other = record.previous
-        if other is None or qos.LIMITS not in other.private:
-            return []
-        if qos.LIMITS in record.private and other.private[_BDEV] == record.private[_BDEV]:
-            return []
-        return [qos.set_when_possible(self.target, self.graph, other.private[_BDEV], qos.NO_LIMITS)]
-
     def removal(self, record: Record, present: bool) -> list[Step]:
         delete = [self.deletion(record)] if present else []
-        return [*delete, *self._stale(record), *self._lift(record)]
+        own = [record.private[_BDEV]] if record.private.get(qos.LIMITS) else []
+        return [*delete, *qos.lift_all(self.target, self.graph, record, [*own, *qos.left_behind(record)])]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         steps: list[Step] = []
@@ -91,9 +88,8 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
             delete, create = self.deletion(old), self._create(old)
             steps += [Step(delete.says, delete.do, create.do), self._create(new)]
         if old.private != new.private:
-            moved = old.private[_BDEV] != new.private[_BDEV]
-            steps += self._lift_now(old) if moved else []
-            steps += self._limit(new)
+            left = [old.private[_BDEV]] if old.private.get(qos.LIMITS) else []
+            steps += [*self._limit(new), *qos.lift(self.target, self.graph, new, left)]
         return steps
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
@@ -106,13 +102,3 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
     def _create(self, record: Record) -> Step:
         create = methods.vhost_create_blk_controller(record.id, record.private[_BDEV])
         return Step(f"vhost device {record.id} is missing", create, methods.vhost_delete_controller(record.id))
-
-    def _lift_now(self, record: Record) -> list[Step]:
-        """As `_lift`, where nothing would remember what has to wait."""
-        return [replace(step, do=qos.refusing(step.do)) for step in self._lift(record)]
-
-    def _lift(self, record: Record) -> list[Step]:
-        bdev = record.private[_BDEV]
-        if qos.LIMITS not in record.private or qos.superseded(self.graph, record, bdev):
-            return []
-        return [qos.set_limits(self.target, self.graph, bdev, qos.NO_LIMITS)]

@@ -160,6 +160,8 @@ class VhostController(_Answer):
     backend_specific: dict[str, Any] = Field(default_factory=dict)
     limits_unlike: bool = False
     """Not the target's: whether the volume under it has other limits than it should, and they can be set."""
+    limits_owed: bool = False
+    """Nor this: whether limits of volumes that were under it before can be taken off."""
 
     @property
     def bdev(self) -> str | None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from tests.kinds.world import HOST_NQN, NQN, PSK, World, collection, fabrics, path_to, pci, resource_field
 
 Resource = dict[str, Any]
@@ -204,11 +206,6 @@ def _namespace_on_it(world: World) -> str:
 
 def _controller_of_it(world: World) -> str:
     return str(world.controller("user", world.ports[7], "nvmeSubsystems/x0")["name"])
-
-
-def _path_of_it(world: World) -> str:
-    world.array()
-    return str(world.path("user", world.ports[0], "nvmeRemoteControllers/x0")["name"])
 
 
 def _encryption_over_it(world: World) -> str:
@@ -487,3 +484,9 @@ CASES = (
         stats=lambda _world: "v0",
     ),
 )
+
+
+def only(concerned: Callable[[Case], bool]) -> pytest.MarkDecorator:
+    """Runs a test for those kinds alone."""
+    chosen = [case for case in CASES if concerned(case)]
+    return pytest.mark.parametrize("case", chosen, ids=[case.noun for case in chosen])

@@ -15,6 +15,11 @@ class KeptBridge(Bridge):
         self._state = folder / "state.sqlite"
         super().__init__(folder, state=f"sqlite:{self._state}", **flags)
 
+    @property
+    def shared(self) -> Path:
+        """The folder that it shares with the target."""
+        return self._state.parent / "shared"
+
     def __enter__(self) -> Self:
         self.start()
         return self

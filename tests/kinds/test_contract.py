@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.kinds.cases import Case, at, put
+from tests.kinds.cases import Case, at, only, put
 from tests.kinds.world import World, failing
 from tests.support.bridge import Bridge
 from tests.support.target import Emulator, wait_until
@@ -23,20 +23,6 @@ def ready(case: Case, world: World) -> Case:
     return case
 
 
-def _quiet(world: World) -> None:
-    """From here on count what the target is asked."""
-    if world.target.emulated:
-        world.target.rpc("emulator_call_counts", reset=True)
-
-
-def _was_asked_to_change(world: World) -> list[str]:
-    """What the target was asked since `_quiet`, looks left out."""
-    if not world.target.emulated:
-        return []
-    calls = world.target.rpc("emulator_call_counts")["calls"]
-    return [method for method in calls if "_get_" not in method]
-
-
 # Create
 
 
@@ -49,9 +35,9 @@ def test_create_puts_it_on_the_target(ready: Case, world: World) -> None:
 
 def test_an_equal_create_answers_with_what_exists(ready: Case, world: World) -> None:
     made = ready.create(world)
-    _quiet(world)
+    world.quiet()
     assert ready.create(world) == made
-    assert _was_asked_to_change(world) == []
+    assert world.asked() == []
 
 
 def test_a_different_create_is_refused_and_changes_nothing(ready: Case, world: World) -> None:
@@ -102,10 +88,9 @@ def test_what_is_required_is_named_when_it_is_missing(ready: Case, world: World)
     assert refused == {path: ("INVALID_ARGUMENT", f"{ready.field}.{path}") for path in ready.required}
 
 
+@only(lambda case: bool(case.required))
 def test_a_request_without_the_resource_is_refused(ready: Case, world: World) -> None:
     request = {"parent": ready.parent} if ready.parent else {}
-    if not ready.required:
-        pytest.skip("everything in it is optional")
     problem = failing(lambda: world.opi.call(f"Create{ready.noun}", request))
     assert problem.code == "INVALID_ARGUMENT"
     assert problem.field.startswith(ready.field)
@@ -128,9 +113,8 @@ def _named(field: str, wanted: str) -> str:
     return wanted if inside else field
 
 
+@only(lambda case: bool(case.parent))
 def test_below_a_parent_that_does_not_exist_nothing_is_created(ready: Case, world: World) -> None:
-    if not ready.parent:
-        pytest.skip("it has no parent")
     missing = f"{ready.parent}-missing"
     problem = failing(lambda: world.make(ready.noun, "x0", ready.wanted(world, 0), missing))
     assert problem.code == "NOT_FOUND"
@@ -202,10 +186,10 @@ def test_a_page_size_or_token_that_makes_no_sense_is_refused(ready: Case, world:
 # Update
 
 
+@only(lambda case: case.change is not None)
 def test_update_without_a_mask_takes_the_populated_fields(ready: Case, world: World) -> None:
     made = ready.create(world)
-    if ready.change is None:
-        pytest.skip("nothing of it can be changed")
+    assert ready.change is not None
     path, value = ready.change(world)
     answer = world.update(ready.noun, put({"name": ready.name()}, path, value))
     assert at(answer, path) == str(value)
@@ -215,10 +199,10 @@ def test_update_without_a_mask_takes_the_populated_fields(ready: Case, world: Wo
         assert ready.seen(world, 0) == ready.changed(world)
 
 
+@only(lambda case: case.change is not None)
 def test_update_of_a_named_field_leaves_the_others(ready: Case, world: World) -> None:
     made = ready.create(world)
-    if ready.change is None:
-        pytest.skip("nothing of it can be changed")
+    assert ready.change is not None
     path, value = ready.change(world)
     answer = world.update(ready.noun, put({"name": ready.name()}, path, value), path)
     assert at(answer, path) == str(value)
@@ -236,15 +220,15 @@ def _changed_only(before: dict[str, Any], after: dict[str, Any], path: str) -> N
 
 def test_update_with_a_star_takes_what_get_returned_as_it_is(ready: Case, world: World) -> None:
     made = ready.create(world)
-    _quiet(world)
+    world.quiet()
     assert world.update(ready.noun, world.get(ready.noun, ready.name()), "*") == made
-    assert _was_asked_to_change(world) == []
+    assert world.asked() == []
 
 
+@only(lambda case: case.change is not None)
 def test_update_with_a_star_replaces_everything(ready: Case, world: World) -> None:
     ready.create(world)
-    if ready.change is None:
-        pytest.skip("nothing of it can be changed")
+    assert ready.change is not None
     path, value = ready.change(world)
     answer = world.update(ready.noun, put({**ready.wanted(world, 0), "name": ready.name()}, path, value), "*")
     assert at(answer, path) == str(value)
@@ -259,10 +243,9 @@ def test_update_refuses_a_path_that_is_no_field(ready: Case, world: World) -> No
         assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "update_mask")
 
 
+@only(lambda case: bool(case.immutable))
 def test_update_refuses_to_change_what_is_fixed(ready: Case, world: World) -> None:
     made = ready.create(world)
-    if not ready.immutable:
-        pytest.skip("nothing of it is fixed")
     before = ready.seen(world, 0)
     for path, value in ready.immutable:
         for mask in ((), (path,), ("*",)):
@@ -330,10 +313,10 @@ def test_after_a_delete_the_id_is_free(ready: Case, world: World) -> None:
     assert world.make(ready.noun, "x0", other, ready.parent)["name"] == ready.name()
 
 
+@only(lambda case: case.user is not None)
 def test_what_is_in_use_is_not_deleted(ready: Case, world: World) -> None:
-    if ready.user is None:
-        pytest.skip("nothing stands on it")
     ready.create(world)
+    assert ready.user is not None
     user = ready.user(world)
     before = ready.seen(world, 0)
     for allow_missing in (False, True):
@@ -396,9 +379,8 @@ def _bdev_under(case: Case, world: World) -> str:
 # Secrets
 
 
+@only(lambda case: bool(case.secrets))
 def test_secrets_are_neither_answered_nor_logged(ready: Case, world: World, shared_bridge: Bridge) -> None:
-    if not ready.secrets:
-        pytest.skip("it has no secret")
     answers = [ready.create(world), ready.create(world), world.get(ready.noun, ready.name())]
     answers += world.page(ready.noun, ready.parent)[0]
     other = put(ready.wanted(world, 0), *ready.different(world))
@@ -423,13 +405,13 @@ def test_a_restart_of_the_bridge_changes_nothing(ready: Case, world: World, shar
     before = ready.seen(world, 0)
     first, token = world.page(ready.noun, ready.parent, 2)
     shared_bridge.restart()
-    _quiet(world)
+    world.quiet()
     wait_until(lambda: world.get(ready.noun, ready.name()) == made[0], "the same answer as before", 5)
     assert ready.create(world) == made[0]
     rest, _ = world.page(ready.noun, ready.parent, 2, token)
     assert [item["name"] for item in first + rest] == [ready.name(number) for number in range(3)]
     assert ready.seen(world, 0) == before
-    assert [method for method in _was_asked_to_change(world) if "create" in method or "add" in method] == []
+    assert [method for method in world.asked() if "create" in method or "add" in method] == []
     world.delete(ready.noun, ready.name())
     assert ready.seen(world, 0) is None
 

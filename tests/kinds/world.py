@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,11 @@ def plural(noun: str) -> str:
 def collection(noun: str) -> str:
     """NvmeSubsystem → nvmeSubsystems."""
     return f"{noun[0].lower()}{noun[1:]}s"
+
+
+def psk(key: str = PSK) -> str:
+    """A TLS key as a JSON request holds it."""
+    return base64.b64encode(key.encode()).decode()
 
 
 def free_ports(count: int) -> list[int]:
@@ -198,6 +204,30 @@ class World:
         for port in self.ports[:listeners]:
             address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(port)}
             far.rpc("nvmf_subsystem_add_listener", nqn=nqn, listen_address=address)
+
+    # What the target has
+
+    def listeners(self, nqn: str = NQN) -> list[tuple[str, str, bool]]:
+        """(address, port, secure) of each listener of a subsystem, as the target would save it."""
+        config = self.target.rpc("framework_get_config", name="nvmf")
+        found = [
+            (call["params"]["listen_address"], bool(call["params"].get("secure_channel")))
+            for call in config
+            if call["method"] == "nvmf_subsystem_add_listener" and call["params"]["nqn"] == nqn
+        ]
+        return sorted((address["traddr"], address.get("trsvcid", ""), secure) for address, secure in found)
+
+    def quiet(self) -> None:
+        """From here on counts what an emulated target is asked."""
+        if self.target.emulated:
+            self.target.rpc("emulator_call_counts", reset=True)
+
+    def asked(self) -> list[str]:
+        """What an emulated target was asked to change since `quiet`: looks are left out."""
+        if not self.target.emulated:
+            return []
+        calls = self.target.rpc("emulator_call_counts")["calls"]
+        return sorted(method for method in calls if "_get" not in method)
 
     # Afterwards
 

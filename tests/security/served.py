@@ -116,7 +116,7 @@ async def call(
         grpc.aio.insecure_channel(address) if credentials is None else grpc.aio.secure_channel(address, credentials)
     )
     async with channel:
-        invoke = channel.unary_unary(
+        invoke: Any = channel.unary_unary(
             f"/{item.service}/{item.name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=item.response.FromString,

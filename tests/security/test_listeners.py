@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.listeners import Listener, exposed
 from opi_spdk_bridge.api.policy import Identity, Policy, Role
 from tests.http.web import problem_of
-from tests.security.served import BOTH, GRPC, HTTP, call, serving
+from tests.security.served import BOTH, GRPC, HTTP, Served, call, serving
 
 LOCAL = Policy([Identity(name="me", role="viewer", listeners=("local",))], {"viewer": Role(name="viewer")})
 
@@ -52,7 +53,7 @@ class TestAddresses:
         ],
     )  # fmt: skip
     def test_what_is_none_is_refused(self, text: str) -> None:
-        with pytest.raises(errors.InvalidArgument, match="mode is an octal|is no address|takes a path"):
+        with pytest.raises(errors.InvalidArgument, match=r"mode is an octal|is no address|takes a path"):
             Listener.parse(text)
 
     @pytest.mark.parametrize("text", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/x"])
@@ -70,7 +71,7 @@ class TestUnixSockets:
     @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
     async def test_the_file_has_the_mode(self, tmp_path: Path, protocol: str, mode: int) -> None:
         path = tmp_path / "socket"
-        async with serving(**_on(protocol, f"unix:{path},mode={mode:o}")) as served:
+        async with _on(protocol, f"unix:{path},mode={mode:o}") as served:
             assert served.at(protocol) == f"unix:{path}"
             assert stat.S_IMODE(path.stat().st_mode) == mode
 
@@ -80,7 +81,7 @@ class TestUnixSockets:
     ) -> None:
         before: list[int] = []
         monkeypatch.setattr(Listener, "let_in", lambda self: before.append(self.path.stat().st_mode))
-        async with serving(**_on(protocol, f"unix:{tmp_path}/socket,mode=0666")):
+        async with _on(protocol, f"unix:{tmp_path}/socket,mode=0666"):
             assert [stat.S_IMODE(mode) & 0o077 for mode in before] == [0]
         assert os.umask(0) == 0, "the process's own mask is as it was"
 
@@ -107,7 +108,7 @@ class TestUnixSockets:
         path = tmp_path / "socket"
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(str(path))
-        async with serving(**_on(protocol, f"unix:{path}")):
+        async with _on(protocol, f"unix:{path}"):
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(path))
 
@@ -123,7 +124,7 @@ class TestUnixSockets:
                 other.listen()
             inode = path.stat().st_ino
             with pytest.raises(errors.Unavailable, match=f"{path}: another program does"):
-                async with serving(**_on(protocol, f"unix:{path}")):
+                async with _on(protocol, f"unix:{path}"):
                     pass
             assert path.stat().st_ino == inode
 
@@ -135,7 +136,7 @@ class TestUnixSockets:
             busy.listen(0)
             waits.connect(str(path))
             with pytest.raises(errors.Unavailable, match="another program does"):
-                async with serving(**_on(protocol, f"unix:{path}")):
+                async with _on(protocol, f"unix:{path}"):
                     pass
 
     @pytest.mark.parametrize("protocol", BOTH)
@@ -143,7 +144,7 @@ class TestUnixSockets:
         path = tmp_path / "socket"
         path.write_text("precious")
         with pytest.raises(errors.Unavailable, match="it is there, and no socket"):
-            async with serving(**_on(protocol, f"unix:{path}")):
+            async with _on(protocol, f"unix:{path}"):
                 pass
         assert path.read_text() == "precious"
 
@@ -170,5 +171,6 @@ class TestSeveral:
                     pass
 
 
-def _on(protocol: str, address: str) -> dict[str, list[str]]:
-    return {"listen": [address], "http": []} if protocol == GRPC else {"listen": [], "http": [address]}
+def _on(protocol: str, address: str) -> AbstractAsyncContextManager[Served]:
+    listen, http = ([address], []) if protocol == GRPC else ([], [address])
+    return serving(listen=listen, http=http)
