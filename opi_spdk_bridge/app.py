@@ -147,6 +147,9 @@ def _apply(fresh: Settings | None, serving: Serving) -> None:
     """Takes over a changed policy; one with an error leaves the old one in force."""
     if fresh is None:
         return
+    if fresh.policy is None and isinstance(serving.requests.authorizer, Policy):
+        log.error("SIGHUP: the policy stays in force; to do without one, start the bridge anew")
+        return
     try:
         serving.requests.authorizer = _authorizer(fresh)
     except errors.FailedPrecondition as problem:
@@ -258,8 +261,7 @@ def _servers(settings: Settings, core: _Core) -> tuple[GrpcServer, HttpServer]:
         Statistics(core.target, core.catalog, core.registry).read,
         settings.metrics_ttl_s,
     )
-    # the page asks the engine itself, past the policy
-    pages = [*(page.routes() if settings.policy is None else ()), Route("/metrics", scrape.answer)]
+    pages = [*page.routes(), Route("/metrics", scrape.answer)]
     return (
         GrpcServer(methods, core.requests, listeners, tls),
         HttpServer(methods, core.requests, http_listeners, checks, pages, tls),
@@ -272,6 +274,8 @@ def _listeners(settings: Settings) -> tuple[list[Listener], list[Listener], Tls 
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    elif settings.tls_cert or settings.tls_key or settings.tls_client_ca:
+        raise errors.FailedPrecondition("TLS needs both --tls-cert and --tls-key: one of them is missing")
     http = [Listener.parse(text) for text in settings.http if text]
     open_to_all = exposed([*listeners, *http], tls is not None)
     if open_to_all and not settings.insecure:

@@ -115,10 +115,12 @@ class Requests:
 
     async def _authorized(self, method: Method, request: Message, caller: Caller) -> Message:
         """Lets the caller do what the policy allows, and says who changed what."""
-        asker, code = self.authorizer.identify(caller.connection), "OK"
+        asker, code = self.authorizer.identify(caller.connection), "UNKNOWN"
         try:
             require_allowed(asker, method.name, request)
-            return visible(asker, await method.call(request))
+            answer = visible(asker, await method.call(request))
+            code = "OK"
+            return answer
         except errors.BridgeError as problem:
             code = problem.reason
             raise

@@ -202,7 +202,14 @@ def test_a_function_is_for_one_front_end_of_whatever_sort(sub: World) -> None:
 
 
 def test_what_the_target_cannot_honour_is_kept_and_can_be_updated(sub: World) -> None:
-    first = {"nvme_controller_id": 2, "max_nsq": 5, "max_ncq": 6, "sqes": 7, "cqes": 8, "max_namespaces": 9}
+    first: dict[str, Any] = {
+        "nvme_controller_id": 2,
+        "max_nsq": 5,
+        "max_ncq": 6,
+        "sqes": 7,
+        "cqes": 8,
+        "max_namespaces": 9,
+    }
     made = sub.controller("c0", sub.ports[0], **first)
     assert {name: made["spec"][name] for name in first} == first
     sub.quiet()

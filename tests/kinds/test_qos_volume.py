@@ -61,7 +61,7 @@ def opened(world: World, volume: str = "vol") -> str:
     ],
 )  # fmt: skip
 def test_units_are_kilo_iops_and_mebibytes_a_second(
-    volumes: World, given: dict[str, int], seen: dict[str, int]
+    volumes: World, given: dict[str, Any], seen: dict[str, int]
 ) -> None:
     made = limit(volumes, **given)
     assert made["limits"]["max"] == {name: str(value) for name, value in given.items()}

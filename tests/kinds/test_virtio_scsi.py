@@ -126,7 +126,7 @@ def test_a_number_that_somebody_else_took_is_left_alone(world: World) -> None:
 @pytest.mark.parametrize(("noun", "more", "most"), [
     ("VirtioScsiController", {}, 8), ("VirtioScsiTarget", {}, 8), ("VirtioScsiTarget", {"max_luns": 2}, 2),
 ])  # fmt: skip
-def test_a_device_has_so_many_luns_and_no_more(world: World, noun: str, more: dict[str, int], most: int) -> None:
+def test_a_device_has_so_many_luns_and_no_more(world: World, noun: str, more: dict[str, Any], most: int) -> None:
     name = device(world, noun, **more)
     for number in range(most):
         lun(world, number)

@@ -109,6 +109,7 @@ def test_without_the_variable_there_are_none(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_collector_that_is_away_holds_nothing_up(tmp_path: Path, near: Emulator) -> None:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+        environment.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         with web(tmp_path, spdk=near.socket, state="memory:") as bridge:
             bridge.call("ListNullVolumes", timeout_s=2)
             assert bridge.stop() == 0
