@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from opi_spdk_bridge import errors
@@ -79,11 +79,13 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
         return await self._unless_postponed(record, self.steps(record, seen))
 
     async def amend(self, old: Record, new: Record) -> Facts:
-        set_new = self._set(new, new.private[qos.LIMITS], undo=old.private[qos.LIMITS])
+        before, limits = old.private[qos.LIMITS], new.private[qos.LIMITS]
         if old.private[_BDEV] == new.private[_BDEV]:
-            return await self._unless_postponed(new, [set_new])
-        learnt = await self._unless_postponed(new, [self._set(new, new.private[qos.LIMITS], undo=qos.NO_LIMITS)])
-        return {**learnt, **await self._try(new, qos.lift(self.target, self.graph, new, [old.private[_BDEV]]))}
+            return await self._unless_postponed(new, [self._set(new, limits, undo=before)])
+        # The old volume first: what cannot be taken back or must wait there is the record's own whatever follows.
+        back = qos.set_when_possible(self.target, self.graph, old.private[_BDEV], before)
+        lift = [replace(step, undo=back.do) for step in qos.lift(self.target, self.graph, new, [old.private[_BDEV]])]
+        return await self._try(new, [*lift, qos.set_when_possible(self.target, self.graph, new.private[_BDEV], limits)])
 
     async def _unless_postponed(self, record: Record, steps: list[Step]) -> Facts:
         try:

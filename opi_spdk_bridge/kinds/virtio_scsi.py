@@ -165,7 +165,14 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
             record.private[_NUMBER],
         ):
             return []
-        return [Step(f"{self._at(other)} is still there", self._remove(other), already=gone)]
+
+        async def remove() -> None:
+            """Looks first: the target says of an absent one that it is busy."""
+            seen = await self.look(other, self.target.view())
+            if seen is not None and self.ours(other, seen):
+                await self.target.client.call(self._remove(other))
+
+        return [Step(f"{self._at(other)} is still there", remove, already=gone)]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         if old.private == new.private:

@@ -429,7 +429,7 @@ def _unknown(change: Change, scene: Scene, timeout_s: float = 20.0) -> CallError
 def _settles(change: Change, scene: Scene, after: str, what: str) -> None:
     """The change comes to its end by itself, on the target and in the answers."""
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: scene.view(change) == after, "", 3)
+        wait_until(lambda: scene.view(change) == after, "", 15)
     _same(after, scene.view(change), what)
 
 
