@@ -44,6 +44,13 @@ lock: $(VENV)/installed-dev ## pin the newest packages that pyproject.toml allow
 	$(COMPILE) --extra uvloop --extra redis --extra otel --output-file requirements.lock pyproject.toml $(VENV)/build.in
 	$(COMPILE) --all-extras --output-file requirements-dev.lock pyproject.toml $(VENV)/build.in
 
+sbom: requirements.lock pyproject.toml ## list what the bridge is made of: dist/sbom.cdx.json (CycloneDX)
+	mkdir -p dist
+	$(PYTHON) -m venv $(VENV)/sbom
+	$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	$(VENV)/sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+		--output-file dist/sbom.cdx.json requirements.lock
+
 clean: ## remove what was made
 	rm -rf $(VENV) build dist opi_spdk_bridge/pb .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
