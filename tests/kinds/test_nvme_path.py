@@ -91,16 +91,24 @@ def test_an_equal_path_is_refused_naming_the_other(world: World) -> None:
 # The initiator's side, and the subsystem
 
 
-def test_the_connection_comes_from_the_source_that_was_given(world: World) -> None:
+def test_the_connection_comes_from_the_source_address_that_was_given(world: World) -> None:
     controller(world)
-    (port,) = free_ports(1)
-    made = world.path("p0", world.ports[0], source_traddr="127.0.0.2", source_trsvcid=port, hostnqn=HOST_NQN)
+    made = world.path("p0", world.ports[0], source_traddr="127.0.0.2", hostnqn=HOST_NQN)
     (only,) = ctrlrs(world)
-    host = only["host"]
-    assert (host["nqn"], host["addr"], host["svcid"]) == (HOST_NQN, "127.0.0.2", str(port))
-    assert world.path("p0", world.ports[0], source_traddr="127.0.0.2", source_trsvcid=port, hostnqn=HOST_NQN) == made
+    assert (only["host"]["nqn"], only["host"]["addr"]) == (HOST_NQN, "127.0.0.2")
+    assert world.path("p0", world.ports[0], source_traddr="127.0.0.2", hostnqn=HOST_NQN) == made
     world.delete("NvmePath", P0)
     assert ctrlrs(world) == []
+
+
+def test_the_connection_comes_from_the_source_port_that_was_given(world: World) -> None:
+    if not world.target.emulated:
+        pytest.skip("a real target does not get all its queues through one source port: needs an emulated target")
+    controller(world)
+    (port,) = free_ports(1)
+    world.path("p0", world.ports[0], source_traddr="127.0.0.2", source_trsvcid=port)
+    (only,) = ctrlrs(world)
+    assert (only["host"]["addr"], only["host"]["svcid"]) == ("127.0.0.2", str(port))
 
 
 def test_a_source_of_another_family_is_refused(world: World) -> None:
