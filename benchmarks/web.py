@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -53,7 +54,7 @@ async def _scrapes(target: Emulator, bridge: Bridge, times: int) -> list[list[st
             took_s.append(time.perf_counter() - started_at)
             answer.raise_for_status()
             size_bytes = len(answer.content)
-            time.sleep(_TTL_S)  # noqa: ASYNC251 (nothing else is to happen meanwhile)
+            await asyncio.sleep(_TTL_S)
         counts = await raw.call("emulator_call_counts")
     longest_mb = counts["longest_answer_bytes"] / 1e6
     calls = counts["calls"].get("bdev_get_iostat", 0) / times
