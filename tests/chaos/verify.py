@@ -266,9 +266,17 @@ def _nothing_else(
     _count("SCSI targets", luns, len(by_kind.get("virtioScsiLun", [])), found)
     paths = sum(len(c["ctrlrs"]) for c in on.remote.values())
     _count("paths", paths, len(by_kind.get("nvmePath", [])), found)
-    limited = {r["private"]["bdev"] for r in all_of_store if "qos" in r["private"]}
+    _limits_of_nobody(records, all_of_store, on, found)
+
+
+def _limits_of_nobody(records: list[Record], all_of_store: list[Record], on: TargetState, found: Findings) -> None:
+    """Limits have a holder, or the store remembers to take them off as soon as something opens the bdev."""
+    held = {r["private"]["bdev"] for r in records if "qos" in r["private"]}
+    remembered = {r["private"]["bdev"] for r in all_of_store if "qos" in r["private"]}
+    remembered |= {bdev for r in all_of_store for bdev in r["private"].get("owed", ())}
     for name, bdev in on.bdevs.items():
-        if name not in limited and any(bdev["assigned_rate_limits"].values()):
+        waits = name in remembered and not _open(on, name)
+        if any(bdev["assigned_rate_limits"].values()) and name not in held and not waits:
             found.orphans.append(f"bdev {name} has limits that nobody asked for")
 
 
