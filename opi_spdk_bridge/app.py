@@ -230,7 +230,7 @@ async def _core(
     )
     target = Target(client, shared)
     registry, catalog, journal = _resources(target, store)
-    for record in in_order(await journal.load(), list(registry)):
+    for record in in_order(await journal.recover(await asyncio.to_thread(inventory.boot_id)), list(registry)):
         catalog.put(record)
     engine = Engine(registry, catalog, journal, target)
     reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s, settings.notifications_s)

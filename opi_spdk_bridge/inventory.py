@@ -32,6 +32,14 @@ _CHASSIS_TYPES = (
 )  # fmt: skip
 
 
+def boot_id(file: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
+    """What names this run of the machine: another after each restart."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
 def read(sys: Path = Path("/sys")) -> Inventory:
     """The inventory; `sys` is where sysfs is mounted. Blocks for as long as the files take."""
     dmi = _Folder(sys / "class/dmi/id")

@@ -239,7 +239,7 @@ class Engine:
         self._catalog.require_free(record)
         self._catalog.put(record)
         try:
-            await self._journal.save(record)
+            await self._journal.intend(record)
         except BaseException:
             self._put_back(record.name, before)
             raise
@@ -264,7 +264,7 @@ class Engine:
             self._catalog.put(before)
 
     async def _store_back(self, name: str, before: Record | None) -> None:
-        await (self._journal.forget(name) if before is None else self._journal.save(before))
+        await self._journal.conclude(name, before)
         self._put_back(name, before)
 
     async def _ready(self, kind: AnyKind, record: Record, learnt: Facts) -> Record:
@@ -273,7 +273,7 @@ class Engine:
         private = {**record.private, **{key: value for key, value in learnt.items() if key not in kind.assigned}}
         done = replace(record, phase=Phase.READY, previous=None, assigned=assigned, private=private)
         if done != self._catalog.record(done.name):
-            await self._store_outcome(done.name, self._journal.save(done))
+            await self._store_outcome(done.name, self._journal.conclude(done.name, done))
             self._catalog.put(done)
         self._catalog.show(done.name, kind.shown_when_ready(done))
         return done
@@ -288,7 +288,7 @@ class Engine:
             hidden = replace(record, phase=Phase.DELETED, stands_on=(), previous=None)
             if record.phase is not Phase.DELETED:
                 hidden = replace(hidden, name=f"{record.name}~{uuid.uuid4().hex[:8]}")
-        await self._store_outcome(record.name, self._journal.replace(record.name, hidden))
+        await self._store_outcome(record.name, self._journal.conclude(record.name, hidden))
         self._catalog.remove(record.name)
         self._displaced.discard(record.name)
         if hidden is not None:

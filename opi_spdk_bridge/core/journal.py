@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -11,7 +14,11 @@ import orjson
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
 from opi_spdk_bridge.core.kind import AnyKind, Phase, Record
-from opi_spdk_bridge.store.base import Row, Store
+from opi_spdk_bridge.store.base import Change, Row, Store
+
+log = logging.getLogger(__name__)
+
+_BOOT = "boot"  # the setting that names the run of the machine in which the state was last in use
 
 
 class Journal:
@@ -21,6 +28,20 @@ class Journal:
         self._store = store
         self._kinds = kinds
         self._doubtful: set[str] = set()
+        self._intents: dict[str, asyncio.Future[None]] = {}
+
+    async def recover(self, boot: str) -> list[Record]:
+        """As `load`, for the bridge that takes the state over; `boot` names the present run of the machine.
+
+        Nobody waits for the disk with the outcome of a change, only with its intent. So after a restart of the machine
+        a change that looks unfinished may have been acknowledged: it counts as done, and is not taken back.
+        """
+        records = await self.load()
+        if await self._store.get_setting(_BOOT) != boot:
+            records = [_as_acknowledged(record) for record in records]
+            await self.exchange((), records)
+            await self._store.put_setting(_BOOT, boot)
+        return records
 
     async def load(self) -> list[Record]:
         """Every stored record; raises FailedPrecondition for a state of another make."""
@@ -31,35 +52,45 @@ class Journal:
             raise errors.FailedPrecondition(text)
         return [self._record(row) for row in rows]
 
-    async def save(self, *records: Record) -> None:
-        """Returns when the records are durable; raises Unavailable."""
-        await self._commit(records, ())
+    async def intend(self, record: Record) -> None:
+        """Keeps what is going to be done; returns when that survives the end of this process; raises Unavailable."""
+        self._intents[record.name] = await self._write(Change([self._row(record)]))
 
-    async def forget(self, *names: str) -> None:
-        """Returns when the records are gone for good; raises Unavailable."""
-        await self._commit((), names)
+    async def conclude(self, name: str, record: Record | None) -> None:
+        """Puts the record in the place of what is kept as `name`, or nothing; raises Unavailable.
 
-    async def replace(self, name: str, record: Record | None) -> None:
-        """Forgets `name` and, in the same step, saves the record where there is one."""
-        await self._commit((record,) if record is not None else (), (name,))
+        Returns when that survives the end of this process and what `intend` has kept as `name` the machine's.
+        """
+        puts = [] if record is None else [self._row(record)]
+        outcome = await self._write(Change(puts, [] if puts and puts[0].name == name else [name]))
+        await self._intents.pop(name, outcome)
 
     async def exchange(self, names: Sequence[str], records: Sequence[Record]) -> None:
-        """Forgets the names and saves the records, as one change."""
-        await self._commit(records, names)
+        """Forgets the names and saves the records, as one change; returns when it survives the end of the machine."""
+        await (await self._write(Change([self._row(record) for record in records], names)))
 
     async def heal(self, current: Callable[[str], Record | None]) -> None:
-        """Stores again what a failed commit may have left otherwise than `current` has it; raises Unavailable."""
+        """Stores again what a failed write may have left otherwise than `current` has it; raises Unavailable."""
         if self._doubtful:
             names, self._doubtful = self._doubtful, set()
             records = [record for name in names if (record := current(name)) is not None]
-            await self._commit(records, [name for name in names if current(name) is None])
+            await self.exchange([name for name in names if current(name) is None], records)
 
-    async def _commit(self, records: Sequence[Record], names: Sequence[str]) -> None:
+    async def _write(self, change: Change) -> asyncio.Future[None]:
+        touched = [*change.deletes, *(row.name for row in change.puts)]
         try:
-            await self._store.commit([self._row(record) for record in records], names)
+            durable = await self._store.write(change)
         except BaseException:  # cancelled, too: it may have been written or not
-            self._doubtful.update(names, (record.name for record in records))
+            self._doubtful.update(touched)
             raise
+        durable.add_done_callback(lambda ended: self._synced(touched, ended))
+        return durable
+
+    def _synced(self, names: Sequence[str], ended: asyncio.Future[None]) -> None:
+        problem = None if ended.cancelled() else ended.exception()
+        if problem is not None:
+            log.error("what was stored of %s may not be on the disk: %s", ", ".join(names), problem)
+            self._doubtful.update(names)
 
     def _row(self, record: Record) -> Row:
         previous = record.previous
@@ -131,6 +162,11 @@ def _facts(record: Record) -> dict[str, Any]:
 
 def _record_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"assigned": facts["assigned"], "private": facts["private"], "stands_on": tuple(facts["stands_on"])}
+
+
+def _as_acknowledged(record: Record) -> Record:
+    under_way = record.phase in (Phase.CREATING, Phase.UPDATING)
+    return replace(record, phase=Phase.READY, previous=None) if under_way else record
 
 
 def in_order(records: Iterable[Record], order: Sequence[str]) -> list[Record]:

@@ -31,6 +31,14 @@ class Row:
     updated_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Deletes, then puts, as a whole or not at all."""
+
+    puts: Sequence[Row] = ()
+    deletes: Sequence[str] = ()
+
+
 class Store(Protocol):
     """Keeps rows and a few named settings. Raises Unavailable, with what to do, when it cannot."""
 
@@ -48,8 +56,15 @@ class Store(Protocol):
     async def load(self) -> list[Row]:
         """Every row."""
 
+    async def write(self, change: Change) -> asyncio.Future[None]:
+        """Returns when the change survives the end of this process, however it ends.
+
+        The future ends when the change survives the end of the machine, too. Changes apply in the order of the calls.
+        """
+
     async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        """Deletes, then puts, as one change; returns when it is durable. Commits apply in the order of their calls."""
+        """Writes one change and returns when it survives the end of the machine."""
+        await (await self.write(Change(puts, deletes)))
 
     async def get_setting(self, key: str) -> str | None:
         """A setting, or None."""
@@ -59,3 +74,10 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Lets go of it; what was committed stays."""
+
+
+def finished() -> asyncio.Future[None]:
+    """For stores in which what is written needs nothing more."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done

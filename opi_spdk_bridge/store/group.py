@@ -1,58 +1,50 @@
-"""Group commit: changes that arrive while others are being written are written together."""
+"""Grouped work: what is submitted while a batch is being worked on is worked on together, as the next batch."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from opi_spdk_bridge.store.base import Row
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Deletes, then puts."""
-
-    puts: Sequence[Row]
-    deletes: Sequence[str]
+T = TypeVar("T")
 
 
-class GroupCommit:
-    """Hands batches of changes to `apply`, one batch at a time, in the order of the calls.
+class Grouped(Generic[T]):
+    """Hands batches of items to `work`, one batch at a time, in the order of their submission.
 
-    `apply` makes a batch durable as a whole, or raises, and then each change's caller gets that error.
+    `work` does a batch as a whole, or raises, and then every item of the batch has failed with that error.
     """
 
-    def __init__(self, apply: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
-        self._apply = apply
-        self._waiting: list[tuple[Change, asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
+    def __init__(self, work: Callable[[Sequence[T]], Awaitable[None]]) -> None:
+        self._work = work
+        self._waiting: list[tuple[T, asyncio.Future[None]]] = []
+        self._worker: asyncio.Task[None] | None = None
 
-    async def commit(self, change: Change) -> None:
-        """Returns when the change is durable. Cancelling the caller does not take the change back."""
+    def submit(self, item: T) -> asyncio.Future[None]:
+        """The future ends when the item is done. Cancelling it does not take the item back."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((change, done))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write(), name="group-commit")
-        await done
+        self._waiting.append((item, done))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._run())
+        return done
 
     async def drain(self) -> None:
-        """Waits until nothing is left to write."""
-        if self._writer is not None:
-            await self._writer
+        """Waits until nothing is left to do."""
+        if self._worker is not None:
+            await self._worker
 
-    async def _write(self) -> None:
+    async def _run(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                await self._apply([change for change, _ in batch])
+                await self._work([item for item, _ in batch])
             except Exception as problem:
                 _finish(batch, problem)
             else:
                 _finish(batch, None)
 
 
-def _finish(batch: Sequence[tuple[Change, asyncio.Future[None]]], problem: Exception | None) -> None:
+def _finish(batch: Sequence[tuple[T, asyncio.Future[None]]], problem: Exception | None) -> None:
     for _, done in batch:
         if done.done():
             continue  # its caller was cancelled

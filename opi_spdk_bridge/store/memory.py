@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
-from opi_spdk_bridge.store.base import Row
+from opi_spdk_bridge.store.base import Change, Row, Store, finished
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Keeps rows in a dictionary."""
-
-    address = "memory:"
 
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
         self._settings: dict[str, str] = {}
-        self.lost = asyncio.Event()
+        self._lost = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        return "memory:"
+
+    @property
+    def lost(self) -> asyncio.Event:
+        return self._lost
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -24,11 +29,12 @@ class MemoryStore:
     async def load(self) -> list[Row]:
         return list(self._rows.values())
 
-    async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        for name in deletes:
+    async def write(self, change: Change) -> asyncio.Future[None]:
+        for name in change.deletes:
             self._rows.pop(name, None)
-        for row in puts:
+        for row in change.puts:
             self._rows[row.name] = row
+        return finished()
 
     async def get_setting(self, key: str) -> str | None:
         return self._settings.get(key)

@@ -22,8 +22,8 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.store.base import Row
-from opi_spdk_bridge.store.group import Change, GroupCommit
+from opi_spdk_bridge.store.base import Change, Row, Store, finished
+from opi_spdk_bridge.store.group import Grouped
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ return 1
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
-class RedisStore:
+class RedisStore(Store):
     """Keeps rows in the hash `opi-spdk-bridge:records` of the database at `url` (redis://host:port/number).
 
     `read_only` takes no lease, and cannot commit. `lost` is set when another bridge has taken the state over.
@@ -69,9 +69,13 @@ class RedisStore:
             socket_connect_timeout=_TIMEOUT_S,
             retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
         )
-        self._group = GroupCommit(self._write)
+        self._writes = Grouped(self._apply)
         self._renewal: asyncio.Task[None] | None = None
-        self.lost = asyncio.Event()
+        self._lost = asyncio.Event()
+
+    @property
+    def lost(self) -> asyncio.Event:
+        return self._lost
 
     @property
     def address(self) -> str:
@@ -95,8 +99,9 @@ class RedisStore:
     async def load(self) -> list[Row]:
         return [_row(value) for value in (await self._ask(self._redis.hgetall(self._key("records")))).values()]
 
-    async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        await self._group.commit(Change(puts, deletes))
+    async def write(self, change: Change) -> asyncio.Future[None]:
+        await self._writes.submit(change)
+        return finished()
 
     async def get_setting(self, key: str) -> str | None:
         value = await self._ask(self._redis.hget(self._key("settings"), key))
@@ -106,7 +111,7 @@ class RedisStore:
         await self._ask(self._redis.hset(self._key("settings"), key, value))
 
     async def close(self) -> None:
-        await self._group.drain()
+        await self._writes.drain()
         if self._renewal is not None:
             self._renewal.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -115,7 +120,7 @@ class RedisStore:
                 await self._redis.eval(_RELEASE, 1, self._key("lease"), self._token)
         await self._redis.aclose()
 
-    async def _write(self, changes: Sequence[Change]) -> None:
+    async def _apply(self, changes: Sequence[Change]) -> None:
         """One script for all; of several changes to one name the last counts."""
         rows: dict[str, Row | None] = {}
         for change in changes:
@@ -136,7 +141,7 @@ class RedisStore:
             with contextlib.suppress(errors.Unavailable):
                 if not await self._acquire():
                     log.error("another bridge has taken over the state in %s", self.address)
-                    self.lost.set()
+                    self._lost.set()
                     return
 
     async def _ask(self, question: Any) -> Any:

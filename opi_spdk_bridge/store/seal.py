@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.store.base import Row, Store
+from opi_spdk_bridge.store.base import Change, Row, Store
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -87,7 +87,7 @@ def write_key_file(path: Path, keys: Sequence[bytes]) -> None:
         os.close(folder)
 
 
-class SealedStore:
+class SealedStore(Store):
     """A store whose rows' secrets are sealed on the way in and opened on the way out."""
 
     def __init__(self, store: Store, key: MasterKey) -> None:
@@ -111,9 +111,11 @@ class SealedStore:
             for row in await self._store.load()
         ]
 
-    async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        sealed = [replace(row, secrets=self._key.seal(row.name, row.secrets)) if row.secrets else row for row in puts]
-        await self._store.commit(sealed, deletes)
+    async def write(self, change: Change) -> asyncio.Future[None]:
+        sealed = [
+            replace(row, secrets=self._key.seal(row.name, row.secrets)) if row.secrets else row for row in change.puts
+        ]
+        return await self._store.write(Change(sealed, change.deletes))
 
     async def get_setting(self, key: str) -> str | None:
         return await self._store.get_setting(key)

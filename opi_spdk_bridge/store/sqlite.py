@@ -1,7 +1,8 @@
-"""The default store: one SQLite file, written ahead and synced before a commit returns.
+"""The default store: one SQLite file, written ahead.
 
-One thread owns the connection. Commits that arrive while it works are written in one transaction, so many concurrent
-changes cost one sync.
+One thread owns the connection: changes that arrive while it works are written in one transaction. A transaction in the
+write-ahead log survives the process; another thread syncs the log to the disk, as SQLite's own synchronous=FULL would
+at each commit, so that whoever need not wait for the disk does not.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.store.base import Row
-from opi_spdk_bridge.store.group import Change, GroupCommit
+from opi_spdk_bridge.store.base import Change, Row, Store
+from opi_spdk_bridge.store.group import Grouped
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ _COLUMNS = "name, kind, phase, revision, desired, previous, facts, secrets, crea
 _PUT = f"INSERT OR REPLACE INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """Keeps rows in the file at `path`, made with its folder if need be (0600 in a 0700 folder).
 
     `read_only` opens an existing file beside the bridge that has it.
@@ -45,15 +46,22 @@ class SqliteStore:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._read_only = read_only
-        self.lost = asyncio.Event()
+        self._lost = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sqlite-sync")
         self._connection: sqlite3.Connection | None = None
         self._lock_file: int | None = None
-        self._group = GroupCommit(self._write)
+        self._log: int | None = None
+        self._writes = Grouped(self._write)
+        self._syncs: Grouped[None] = Grouped(self._sync)
 
     @property
     def address(self) -> str:
         return f"sqlite:{self._path}"
+
+    @property
+    def lost(self) -> asyncio.Event:
+        return self._lost
 
     async def open(self) -> None:
         await self._in_thread(self._open)
@@ -63,8 +71,9 @@ class SqliteStore:
             lambda: [Row(*columns) for columns in self._execute(f"SELECT {_COLUMNS} FROM records")]
         )
 
-    async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        await self._group.commit(Change(puts, deletes))
+    async def write(self, change: Change) -> asyncio.Future[None]:
+        await self._writes.submit(change)
+        return self._syncs.submit(None)
 
     async def get_setting(self, key: str) -> str | None:
         rows = await self._in_thread(
@@ -74,20 +83,30 @@ class SqliteStore:
 
     async def put_setting(self, key: str, value: str) -> None:
         await self._in_thread(lambda: self._execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value)))
+        await self._syncs.submit(None)
 
     async def close(self) -> None:
-        await self._group.drain()
+        await self._writes.drain()
+        await self._syncs.drain()
         await self._in_thread(self._close)
         self._executor.shutdown()
+        self._syncer.shutdown()
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def _in_thread(self, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            return await asyncio.get_running_loop().run_in_executor(thread or self._executor, work)
         except (sqlite3.Error, OSError, RuntimeError) as problem:
             raise errors.Unavailable(f"the state file {self._path} cannot be used: {problem}") from problem
 
     async def _write(self, changes: Sequence[Change]) -> None:
         await self._in_thread(lambda: self._apply(changes))
+
+    async def _sync(self, _waiting: Sequence[None]) -> None:
+        """Syncs what has been written so far, for all who wait for that."""
+        log = self._log
+        if log is None:
+            raise errors.Unavailable(f"the state file {self._path} is not open")
+        await self._in_thread(lambda: os.fdatasync(log), self._syncer)
 
     # In the thread
 
@@ -126,6 +145,7 @@ class SqliteStore:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._prepare(self._connection)
+            self._log = os.open(f"{self._path}-wal", os.O_RDWR)  # it stays as long as the connection does
         except (sqlite3.OperationalError, OSError):  # no room, no permission, locked: nothing is wrong with the file
             self._close()
             raise
@@ -141,7 +161,7 @@ class SqliteStore:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA synchronous = NORMAL")
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(found)
@@ -172,6 +192,9 @@ class SqliteStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._log is not None:
+            os.close(self._log)
+            self._log = None
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None

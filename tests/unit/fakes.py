@@ -30,7 +30,7 @@ from opi_spdk_bridge.core.paging import Page
 from opi_spdk_bridge.core.registry import Entry, Registry
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeSubsystem
-from opi_spdk_bridge.store.base import Row
+from opi_spdk_bridge.store.base import Change
 from opi_spdk_bridge.store.memory import MemoryStore
 
 M = TypeVar("M", bound=Message)
@@ -238,14 +238,20 @@ class FakeStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.failures: deque[Exception | None] = deque()
+        self.slow_disk: list[asyncio.Future[None]] | None = None
+        """Where it is a list, what is written reaches the disk when the future appended to it ends."""
 
-    async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
+    async def write(self, change: Change) -> asyncio.Future[None]:
         await asyncio.sleep(0)
         failure = self.failures.popleft() if self.failures else None
         if failure is not None:
             raise failure
-        await super().commit(puts, deletes)
+        durable = await super().write(change)
         await asyncio.sleep(0)
+        if self.slow_disk is None:
+            return durable
+        self.slow_disk.append(asyncio.get_running_loop().create_future())
+        return self.slow_disk[-1]
 
 
 class Bridge:

@@ -273,6 +273,33 @@ async def test_what_the_target_assigned_is_shown_and_survives_a_restart(bridge: 
     assert answer.spec.host_nsid == 3
 
 
+async def test_an_answer_waits_until_the_intent_is_on_the_disk_and_for_no_more(bridge: Bridge) -> None:
+    disk: list[asyncio.Future[None]] = []
+    bridge.store.slow_disk = disk
+    create = asyncio.create_task(bridge.create_disk("d"))
+    await asyncio.wait([create], timeout=0.05)
+    assert not create.done()
+    assert len(bridge.target.objects) == 1, "the target is not kept waiting"
+    assert (await bridge.stored())["nullVolumes/d"].phase is Phase.READY, "nor is the outcome"
+    disk[0].set_result(None)
+    await asyncio.wait_for(create, 1)
+    assert not disk[1].done()
+
+
+async def test_an_intent_that_does_not_reach_the_disk_is_no_success(bridge: Bridge) -> None:
+    disk: list[asyncio.Future[None]] = []
+    bridge.store.slow_disk = disk
+    create = asyncio.create_task(bridge.create_disk("d"))
+    await asyncio.wait([create], timeout=0.05)
+    disk[0].set_exception(errors.Unavailable("the disk is broken"))
+    with pytest.raises(errors.NotStored):
+        await create
+    assert bridge.unfinished == ["nullVolumes/d"]
+    bridge.store.slow_disk = None
+    await bridge.engine.heal()
+    assert (await bridge.create_disk("d")).name == "nullVolumes/d"
+
+
 async def test_a_store_that_cannot_keep_the_intent_stops_the_create_before_the_target(bridge: Bridge) -> None:
     bridge.store.failures.append(errors.Unavailable("the disk is full"))
     with pytest.raises(errors.Unavailable):

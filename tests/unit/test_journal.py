@@ -41,7 +41,7 @@ def record(phase: Phase = Phase.READY, **spec: Any) -> Record:
 
 async def reloaded(one: Record) -> Record:
     store = MemoryStore()
-    await journal(store).save(one)
+    await journal(store).exchange((), [one])
     (found,) = await journal(store).load()
     return found
 
@@ -76,7 +76,7 @@ async def test_an_empty_record_before_an_update_is_not_none() -> None:
 async def test_secrets_are_in_no_plain_column(secret: bytes) -> None:
     store = MemoryStore()
     old = record(psk=secret[::-1] + b"before")
-    await journal(store).save(replace(record(Phase.UPDATING, psk=secret), previous=old))
+    await journal(store).exchange((), [replace(record(Phase.UPDATING, psk=secret), previous=old)])
     (row,) = await store.load()
     plain = b"\n".join(
         [row.name.encode(), row.kind.encode(), row.phase.encode(), row.desired, row.previous or b"", row.facts]
@@ -88,15 +88,45 @@ async def test_secrets_are_in_no_plain_column(secret: bytes) -> None:
 
 async def test_a_record_without_secrets_has_none_to_seal() -> None:
     store = MemoryStore()
-    await journal(store).save(record())
+    await journal(store).exchange((), [record()])
     assert (await store.load())[0].secrets == b""
 
 
-async def test_a_later_save_replaces_and_forget_removes() -> None:
+async def test_what_is_kept_later_replaces_and_nothing_removes() -> None:
     store = MemoryStore()
     kept = journal(store)
-    await kept.save(record(Phase.CREATING), replace(record(), name="nvmeSubsystems/b"))
-    await kept.save(replace(record(), revision=4))
+    await kept.exchange((), [record(Phase.CREATING), replace(record(), name="nvmeSubsystems/b")])
+    await kept.conclude("nvmeSubsystems/a", replace(record(), revision=4))
     assert {(one.name, one.revision) for one in await kept.load()} == {("nvmeSubsystems/a", 4), ("nvmeSubsystems/b", 3)}
-    await kept.forget("nvmeSubsystems/a", "nvmeSubsystems/never-there")
+    await kept.conclude("nvmeSubsystems/a", None)
+    await kept.conclude("nvmeSubsystems/never-there", None)
     assert [one.name for one in await kept.load()] == ["nvmeSubsystems/b"]
+
+
+# Restarts
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATING, Phase.UPDATING])
+async def test_what_was_under_way_counts_as_acknowledged_after_a_restart_of_the_machine(phase: Phase) -> None:
+    store = MemoryStore()
+    await journal(store).recover("first boot")
+    previous = replace(record(), revision=2) if phase is Phase.UPDATING else None
+    await journal(store).intend(replace(record(phase), previous=previous))
+    (found,) = await journal(store).recover("second boot")
+    assert found == record(Phase.READY)
+    assert await journal(store).recover("second boot") == [found], "it stays so"
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+async def test_what_was_under_way_is_finished_by_looking_after_a_restart_of_the_bridge(phase: Phase) -> None:
+    store = MemoryStore()
+    await journal(store).recover("first boot")
+    await journal(store).intend(record(phase))
+    assert await journal(store).recover("first boot") == [record(phase)]
+
+
+async def test_a_deletion_goes_on_after_a_restart_of_the_machine() -> None:
+    store = MemoryStore()
+    await journal(store).recover("first boot")
+    await journal(store).intend(record(Phase.DELETING))
+    assert await journal(store).recover("second boot") == [record(Phase.DELETING)]

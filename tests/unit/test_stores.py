@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.store.base import Row, Store
+from opi_spdk_bridge.store.base import Change, Row, Store
 from opi_spdk_bridge.store.memory import MemoryStore
 from opi_spdk_bridge.store.seal import MasterKey, SealedStore
 from opi_spdk_bridge.store.sqlite import SqliteStore
@@ -169,10 +171,62 @@ async def test_a_commit_is_on_the_disk_when_it_returns(file: SqliteStore, tmp_pa
         assert other.execute("SELECT name FROM records").fetchall() == [("a",)]
     other.close()
     assert file._connection is not None
-    synchronous, journal = (
-        file._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
-    )
-    assert (synchronous, journal) == (2, "wal"), "FULL: a commit is synced before it returns"
+    assert file._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """Stands between the store and the disk."""
+    made = Disk()
+    monkeypatch.setattr(os, "fdatasync", made.sync)
+    yield made
+    made.answers.set()
+
+
+class Disk:
+    """Syncs for real, but only while `answers` is set."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.broken = False
+        self.synced: list[str] = []
+        self._sync = os.fdatasync
+
+    def sync(self, descriptor: int) -> None:
+        self.answers.wait()
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error")
+        self._sync(descriptor)
+        self.synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+
+async def test_a_commit_waits_for_the_disk_and_a_write_does_not(file: SqliteStore, disk: Disk, tmp_path: Path) -> None:
+    durable = await asyncio.wait_for(file.write(Change([row("a")])), 2)
+    commit = asyncio.create_task(file.commit([row("b")]))
+    await asyncio.wait([commit], timeout=0.2)
+    assert not durable.done()
+    assert not commit.done()
+    assert sorted(one.name for one in await file.load()) == ["a", "b"], "they survive the process by now"
+    disk.answers.set()
+    await asyncio.wait_for(asyncio.gather(durable, commit), 2)
+    assert set(disk.synced) == {f"{tmp_path}/state.sqlite-wal"}
+
+
+async def test_many_writes_share_syncs(file: SqliteStore, disk: Disk) -> None:
+    durable = [await file.write(Change([row(f"n{number}")])) for number in range(50)]
+    disk.answers.set()
+    await asyncio.wait_for(asyncio.gather(*durable), 2)
+    assert len(disk.synced) <= 2
+
+
+async def test_a_sync_that_fails_says_so(file: SqliteStore, disk: Disk) -> None:
+    disk.broken = True
+    durable = await file.write(Change([row("a")]))
+    disk.answers.set()
+    with pytest.raises(errors.Unavailable, match="Input/output error"):
+        await asyncio.wait_for(durable, 2)
+    disk.broken = False
+    await asyncio.wait_for(file.commit([row("b")]), 2)
 
 
 async def test_the_file_and_its_folder_are_for_the_owner_only(tmp_path: Path) -> None:
