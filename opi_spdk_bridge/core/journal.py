@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +14,6 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
 from opi_spdk_bridge.core.kind import AnyKind, Phase, Record
 from opi_spdk_bridge.store.base import Change, Row, Store
-
-log = logging.getLogger(__name__)
 
 _BOOT = "boot"  # the setting that names the run of the machine in which the state was last in use
 
@@ -38,9 +35,10 @@ class Journal:
         """
         records = await self.load()
         if await self._store.get_setting(_BOOT) != boot:
-            records = [_as_acknowledged(record) for record in records]
-            await self.exchange((), records)
+            under_way = [record for record in records if record.phase in (Phase.CREATING, Phase.UPDATING)]
+            await self.exchange((), [replace(record, phase=Phase.READY, previous=None) for record in under_way])
             await self._store.put_setting(_BOOT, boot)
+            records = await self.load()
         return records
 
     async def load(self) -> list[Record]:
@@ -53,21 +51,25 @@ class Journal:
         return [self._record(row) for row in rows]
 
     async def intend(self, record: Record) -> None:
-        """Keeps what is going to be done; returns when that survives the end of this process; raises Unavailable."""
-        self._intents[record.name] = await self._write(Change([self._row(record)]))
+        """Keeps what is going to be done; returns when that survives this process; raises Unavailable."""
+        await self._write(Change([self._row(record)]))
+        self._intents[record.name] = self._store.sync()
 
     async def conclude(self, name: str, record: Record | None) -> None:
         """Puts the record in the place of what is kept as `name`, or nothing; raises Unavailable.
 
-        Returns when that survives the end of this process and what `intend` has kept as `name` the machine's.
+        Returns when that survives this process and what `intend` has kept as `name` survives the machine.
         """
         puts = [] if record is None else [self._row(record)]
-        outcome = await self._write(Change(puts, [] if puts and puts[0].name == name else [name]))
-        await self._intents.pop(name, outcome)
+        await self._write(Change(puts, [] if puts and puts[0].name == name else [name]))
+        if name in self._intents:
+            await self._durable(self._intents.pop(name), [name])
 
     async def exchange(self, names: Sequence[str], records: Sequence[Record]) -> None:
-        """Forgets the names and saves the records, as one change; returns when it survives the end of the machine."""
-        await (await self._write(Change([self._row(record) for record in records], names)))
+        """Forgets the names and saves the records, as one change; returns when that survives the machine."""
+        change = Change([self._row(record) for record in records], names)
+        await self._write(change)
+        await self._durable(self._store.sync(), _touched(change))
 
     async def heal(self, current: Callable[[str], Record | None]) -> None:
         """Stores again what a failed write may have left otherwise than `current` has it; raises Unavailable."""
@@ -76,21 +78,15 @@ class Journal:
             records = [record for name in names if (record := current(name)) is not None]
             await self.exchange([name for name in names if current(name) is None], records)
 
-    async def _write(self, change: Change) -> asyncio.Future[None]:
-        touched = [*change.deletes, *(row.name for row in change.puts)]
-        try:
-            durable = await self._store.write(change)
-        except BaseException:  # cancelled, too: it may have been written or not
-            self._doubtful.update(touched)
-            raise
-        durable.add_done_callback(lambda ended: self._synced(touched, ended))
-        return durable
+    async def _write(self, change: Change) -> None:
+        await self._durable(self._store.write(change), _touched(change))
 
-    def _synced(self, names: Sequence[str], ended: asyncio.Future[None]) -> None:
-        problem = None if ended.cancelled() else ended.exception()
-        if problem is not None:
-            log.error("what was stored of %s may not be on the disk: %s", ", ".join(names), problem)
+    async def _durable(self, storing: Awaitable[None], names: Sequence[str]) -> None:
+        try:
+            await storing
+        except BaseException:  # cancelled, too: it may have been stored or not
             self._doubtful.update(names)
+            raise
 
     def _row(self, record: Record) -> Row:
         previous = record.previous
@@ -164,9 +160,8 @@ def _record_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"assigned": facts["assigned"], "private": facts["private"], "stands_on": tuple(facts["stands_on"])}
 
 
-def _as_acknowledged(record: Record) -> Record:
-    under_way = record.phase in (Phase.CREATING, Phase.UPDATING)
-    return replace(record, phase=Phase.READY, previous=None) if under_way else record
+def _touched(change: Change) -> list[str]:
+    return [*change.deletes, *(row.name for row in change.puts)]
 
 
 def in_order(records: Iterable[Record], order: Sequence[str]) -> list[Record]:

@@ -56,15 +56,16 @@ class Store(Protocol):
     async def load(self) -> list[Row]:
         """Every row."""
 
-    async def write(self, change: Change) -> asyncio.Future[None]:
-        """Returns when the change survives the end of this process, however it ends.
+    async def write(self, change: Change) -> None:
+        """Returns when the change survives this process, however that ends. Changes apply in the order of the calls."""
 
-        The future ends when the change survives the end of the machine, too. Changes apply in the order of the calls.
-        """
+    def sync(self) -> asyncio.Future[None]:
+        """Ends when all that has been written by now survives the machine, too."""
 
     async def commit(self, puts: Sequence[Row], deletes: Sequence[str] = ()) -> None:
-        """Writes one change and returns when it survives the end of the machine."""
-        await (await self.write(Change(puts, deletes)))
+        """Writes one change, and returns when it survives the machine."""
+        await self.write(Change(puts, deletes))
+        await self.sync()
 
     async def get_setting(self, key: str) -> str | None:
         """A setting, or None."""
@@ -77,7 +78,7 @@ class Store(Protocol):
 
 
 def finished() -> asyncio.Future[None]:
-    """For stores in which what is written needs nothing more."""
+    """For stores in which what is written needs no more."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     done.set_result(None)
     return done

@@ -29,11 +29,13 @@ class MemoryStore(Store):
     async def load(self) -> list[Row]:
         return list(self._rows.values())
 
-    async def write(self, change: Change) -> asyncio.Future[None]:
+    async def write(self, change: Change) -> None:
         for name in change.deletes:
             self._rows.pop(name, None)
         for row in change.puts:
             self._rows[row.name] = row
+
+    def sync(self) -> asyncio.Future[None]:
         return finished()
 
     async def get_setting(self, key: str) -> str | None:

@@ -111,11 +111,14 @@ class SealedStore(Store):
             for row in await self._store.load()
         ]
 
-    async def write(self, change: Change) -> asyncio.Future[None]:
+    async def write(self, change: Change) -> None:
         sealed = [
             replace(row, secrets=self._key.seal(row.name, row.secrets)) if row.secrets else row for row in change.puts
         ]
-        return await self._store.write(Change(sealed, change.deletes))
+        await self._store.write(Change(sealed, change.deletes))
+
+    def sync(self) -> asyncio.Future[None]:
+        return self._store.sync()
 
     async def get_setting(self, key: str) -> str | None:
         return await self._store.get_setting(key)

@@ -53,7 +53,7 @@ class SqliteStore(Store):
         self._lock_file: int | None = None
         self._log: int | None = None
         self._writes = Grouped(self._write)
-        self._syncs: Grouped[None] = Grouped(self._sync)
+        self._syncs: Grouped[None] = Grouped(self._sync_all)
 
     @property
     def address(self) -> str:
@@ -71,8 +71,10 @@ class SqliteStore(Store):
             lambda: [Row(*columns) for columns in self._execute(f"SELECT {_COLUMNS} FROM records")]
         )
 
-    async def write(self, change: Change) -> asyncio.Future[None]:
+    async def write(self, change: Change) -> None:
         await self._writes.submit(change)
+
+    def sync(self) -> asyncio.Future[None]:
         return self._syncs.submit(None)
 
     async def get_setting(self, key: str) -> str | None:
@@ -83,7 +85,7 @@ class SqliteStore(Store):
 
     async def put_setting(self, key: str, value: str) -> None:
         await self._in_thread(lambda: self._execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value)))
-        await self._syncs.submit(None)
+        await self.sync()
 
     async def close(self) -> None:
         await self._writes.drain()
@@ -101,7 +103,7 @@ class SqliteStore(Store):
     async def _write(self, changes: Sequence[Change]) -> None:
         await self._in_thread(lambda: self._apply(changes))
 
-    async def _sync(self, _waiting: Sequence[None]) -> None:
+    async def _sync_all(self, _waiting: Sequence[None]) -> None:
         """Syncs what has been written so far, for all who wait for that."""
         log = self._log
         if log is None:

@@ -239,17 +239,19 @@ class FakeStore(MemoryStore):
         super().__init__()
         self.failures: deque[Exception | None] = deque()
         self.slow_disk: list[asyncio.Future[None]] | None = None
-        """Where it is a list, what is written reaches the disk when the future appended to it ends."""
+        """Where it is a list, a sync ends when the future that it appends does."""
 
-    async def write(self, change: Change) -> asyncio.Future[None]:
+    async def write(self, change: Change) -> None:
         await asyncio.sleep(0)
         failure = self.failures.popleft() if self.failures else None
         if failure is not None:
             raise failure
-        durable = await super().write(change)
+        await super().write(change)
         await asyncio.sleep(0)
+
+    def sync(self) -> asyncio.Future[None]:
         if self.slow_disk is None:
-            return durable
+            return super().sync()
         self.slow_disk.append(asyncio.get_running_loop().create_future())
         return self.slow_disk[-1]
 

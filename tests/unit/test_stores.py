@@ -201,7 +201,8 @@ class Disk:
 
 
 async def test_a_commit_waits_for_the_disk_and_a_write_does_not(file: SqliteStore, disk: Disk, tmp_path: Path) -> None:
-    durable = await asyncio.wait_for(file.write(Change([row("a")])), 2)
+    await asyncio.wait_for(file.write(Change([row("a")])), 2)
+    durable = file.sync()
     commit = asyncio.create_task(file.commit([row("b")]))
     await asyncio.wait([commit], timeout=0.2)
     assert not durable.done()
@@ -213,18 +214,19 @@ async def test_a_commit_waits_for_the_disk_and_a_write_does_not(file: SqliteStor
 
 
 async def test_many_writes_share_syncs(file: SqliteStore, disk: Disk) -> None:
-    durable = [await file.write(Change([row(f"n{number}")])) for number in range(50)]
+    commits = [asyncio.create_task(file.commit([row(f"n{number}")])) for number in range(50)]
+    await asyncio.wait(commits, timeout=0.1)
     disk.answers.set()
-    await asyncio.wait_for(asyncio.gather(*durable), 2)
+    await asyncio.wait_for(asyncio.gather(*commits), 2)
     assert len(disk.synced) <= 2
 
 
 async def test_a_sync_that_fails_says_so(file: SqliteStore, disk: Disk) -> None:
     disk.broken = True
-    durable = await file.write(Change([row("a")]))
+    await file.write(Change([row("a")]))
     disk.answers.set()
     with pytest.raises(errors.Unavailable, match="Input/output error"):
-        await asyncio.wait_for(durable, 2)
+        await asyncio.wait_for(file.sync(), 2)
     disk.broken = False
     await asyncio.wait_for(file.commit([row("b")]), 2)
 
