@@ -13,8 +13,6 @@ from opi_spdk_bridge import redact
 
 Format = Literal["auto", "console", "json"]
 
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
-
 
 def configure(level: str, style: Format = "auto") -> None:
     """Sends records of at least `level` (debug, info, warning, error) to standard error; again to change it.
@@ -39,7 +37,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
-            **_carried(record),
+            **redact.carried(record),
         }
         if record.exc_text:
             line["exception"] = record.exc_text
@@ -53,10 +51,5 @@ class ConsoleFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name of what it overrides)
-        carried = " ".join(f"{name}={value}" for name, value in _carried(record).items())
+        carried = " ".join(f"{name}={value}" for name, value in redact.carried(record).items())
         return f"{super().formatMessage(record)} {carried}".rstrip()
-
-
-def _carried(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra`."""
-    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}

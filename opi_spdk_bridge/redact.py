@@ -21,8 +21,18 @@ _NAMED = re.compile(
 
 def text(value: str) -> str:
     """The text with everything that looks like key material masked."""
+    if ":" not in value and "=" not in value:
+        return value  # all that the patterns look for has one of them
     masked = _DHCHAP.sub(MASK, _TLS_PSK.sub(MASK, value))
     return _NAMED.sub(rf"\1{MASK}", masked)
+
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+
+def carried(record: logging.LogRecord) -> dict[str, Any]:
+    """What was given to a log record as `extra`."""
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
 
 
 def tree(value: Any) -> Any:
@@ -47,7 +57,7 @@ class RedactingFilter(logging.Filter):
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         record.exc_text = text(record.exc_text) if record.exc_text else None
         record.stack_info = text(record.stack_info) if record.stack_info else None
-        for name, value in record.__dict__.items():
+        for name, value in carried(record).items():
             if name in SECRET_KEYS:
                 record.__dict__[name] = MASK
             elif isinstance(value, str) and len(value) >= _SHORTEST_SECRET:

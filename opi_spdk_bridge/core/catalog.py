@@ -41,11 +41,13 @@ class Catalog:
     def put(self, record: Record) -> None:
         """Adds or replaces a record."""
         old = self._records.get(record.name)
+        self._records[record.name] = record
         if old is None:
             bisect.insort(self._collections[record.kind, record.parent], record.name)
+        elif _linked_alike(old, record):
+            return
         else:
             self._unlink(old)
-        self._records[record.name] = record
         for name in self._needs(record):
             self._dependents.add(name, record.name)
         for key in self._keys(record):
@@ -125,6 +127,17 @@ class Catalog:
             self._dependents.discard(name, record.name)
         for key in self._keys(record):
             self._holders.discard(key, record.name)
+
+
+def _linked_alike(one: Record, other: Record) -> bool:
+    """Whether they stand on the same and reserve the same, for certain: they differ in phase and revision only."""
+    return (
+        one.desired is other.desired
+        and one.previous is other.previous
+        and one.stands_on == other.stands_on
+        and one.private == other.private
+        and one.assigned == other.assigned
+    )
 
 
 class _Index:

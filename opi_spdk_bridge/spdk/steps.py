@@ -7,7 +7,6 @@ one is unknown nothing is taken back: whoever owns the operation has to look.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,13 +115,20 @@ async def _run(client: Client, steps: Sequence[Step]) -> list[Any]:
     """The steps' results or errors; raises only when it is cancelled."""
     first = steps[0].do
     if not isinstance(first, Call):
-        return list(await asyncio.gather(first(), return_exceptions=True))
+        return [await _outcome(first())]
     try:
         await client.ready()
     except errors.BridgeError as problem:
         return [problem] * len(steps)
     answers = [client.submit(step.do) for step in steps if isinstance(step.do, Call)]
-    return list(await asyncio.gather(*answers, return_exceptions=True))
+    return [await _outcome(answer) for answer in answers]
+
+
+async def _outcome(work: Awaitable[Any]) -> Any:
+    try:
+        return await work
+    except Exception as problem:
+        return problem
 
 
 async def _undo(client: Client, done: Sequence[Step]) -> None:
