@@ -1,8 +1,8 @@
 """A persistent, pipelined JSON-RPC connection to an SPDK target.
 
-Requests carry an id by which their answers are matched, so any number may be in flight. All requests submitted in one
-turn of the event loop leave in one write: the target looks at its sockets every few milliseconds, and what arrives
-together is answered together.
+Requests carry an id by which their answers are matched, so any number may be in flight. Requests submitted in one turn
+of the event loop leave in one write: the target looks at its sockets every few milliseconds, and what arrives together
+is answered together. Where they are many the first leave before the last are made, so that the target has work, too.
 
 A call that was never written is a definite failure (Unavailable, DeadlineExceeded). One that was written and not
 answered has an unknown outcome (ConnectionLost, AnswerTimeout). An answered error is an SpdkError.
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.02
 _LONGEST_DELAY_S = 1.0
+_MOST_IN_A_WRITE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,14 @@ class _Connection(asyncio.Protocol):
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(orjson.dumps(request))
+        if len(self._unsent) >= _MOST_IN_A_WRITE:
+            self._flush()
         return future
 
     def _flush(self) -> None:
         data = b"".join(self._unsent)
         self._unsent.clear()
-        if self._transport is not None and not self.closed.done():
+        if data and self._transport is not None and not self.closed.done():
             self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
