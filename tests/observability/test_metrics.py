@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -84,6 +85,22 @@ class TestServer:
         assert moved("grpc_server_handling_seconds_count") == 3
         assert moved("grpc_server_handling_seconds_bucket", le="+Inf") == 3
         assert 0 < moved("grpc_server_handling_seconds_sum") < 10
+
+    def test_what_is_refused_before_it_is_carried_out_is_counted_too(self, observed: Web) -> None:
+        handled, answers = "grpc_server_handled_total", "opi_bridge_http_answers_total"
+        create = {"grpc_method": "CreateNullVolume", "grpc_code": "INVALID_ARGUMENT"}
+        unknown = {"grpc_service": "unknown", "grpc_method": "unknown", "grpc_code": "UNIMPLEMENTED"}
+        before = Scraped(observed)
+        assert observed.http.post("/v1/nullVolumes", content=b"{").status_code == 400
+        assert observed.http.get("/v1/nothing").status_code == 404
+        assert observed.http.put("/v1/nullVolumes").status_code == 405
+        absent: Any = observed.channel.unary_unary("/x.Service/Method")
+        with pytest.raises(grpc.RpcError):
+            absent(b"")
+        after = Scraped(observed)
+        for name, labels in ((handled, create), (handled, unknown), *((answers, {"code": c}) for c in ("404", "405"))):
+            assert after.value(name, **labels) - before.value(name, **labels) == 1, labels
+        assert after.value(answers, code="200") > before.value(answers, code="200")
 
     def test_the_build_is_told(self, observed: Web) -> None:
         assert Scraped(observed).value("opi_bridge_build_info", version=__version__) == 1

@@ -11,6 +11,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from opi_spdk_bridge.pb.storage.backend_null_pb2 import ListNullVolumesRequest, 
 from tests.http import contract
 from tests.http.web import problem_of, web
 from tests.security.served import BOTH, GRPC, HTTP, Served, call, serving
-from tests.support.bridge import Client
+from tests.support.bridge import CallError, Client, bridge
 from tests.support.target import Emulator
 
 _MANY = 1000
@@ -72,21 +73,21 @@ def few_files() -> Iterator[int]:
 def test_a_bridge_with_a_thousand_connections_of_each_kind_serves_on(
     few_files: int, spdk: Emulator, tmp_path: Path
 ) -> None:
-    with web(tmp_path, spdk=spdk.socket, state="memory:") as bridge, contextlib.ExitStack() as opened:
+    with web(tmp_path, spdk=spdk.socket, state="memory:") as daemon, contextlib.ExitStack() as opened:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few_files, few_files))
-        host, _, port = bridge.address.rpartition(":")
-        for place in (bridge.place, (host, int(port))):
+        host, _, port = daemon.address.rpartition(":")
+        for place in (daemon.place, (host, int(port))):
             for number in range(_MANY):
                 connection = opened.enter_context(socket.create_connection(place, 5))
                 if number % 2:
                     connection.sendall(b"GET / HTTP/1.1\r\nx-slow: ")
         started = time.monotonic()
-        bridge.call("ListNullVolumes", timeout_s=2)
-        assert httpx.get(f"{bridge.url}/v1/nullVolumes", timeout=2).status_code == 200
-        with contextlib.closing(Client(bridge.address)) as another:
+        daemon.call("ListNullVolumes", timeout_s=2)
+        assert httpx.get(f"{daemon.url}/v1/nullVolumes", timeout=2).status_code == 200
+        with contextlib.closing(Client(daemon.address)) as another:
             another.call("ListNullVolumes", timeout_s=2)
         assert time.monotonic() - started < 2
-        assert "ERROR" not in bridge.log
+        assert "ERROR" not in daemon.log
 
 
 async def test_connections_that_say_nothing_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +204,31 @@ async def _connect(
     reader, writer = await asyncio.open_connection(host, int(port))
     opened.callback(writer.close)
     return reader, writer
+
+
+def test_a_kind_has_no_more_resources_than_it_may(spdk: Emulator, tmp_path: Path) -> None:
+    with bridge(tmp_path, spdk=spdk.socket, state="memory:", max_resources=3) as daemon:
+
+        def create(name: str) -> str:
+            volume = {"block_size": 512, "blocks_count": 8}
+            try:
+                daemon.call("CreateNullVolume", {"null_volume_id": name, "null_volume": volume})
+            except CallError as problem:
+                return str(problem)
+            return "OK"
+
+        with ThreadPoolExecutor(8) as pool:
+            outcomes = dict(zip("abcdefgh", pool.map(create, "abcdefgh"), strict=True))
+        made = [name for name, code in outcomes.items() if code == "OK"]
+        assert len(made) == 3
+        full = "RESOURCE_EXHAUSTED: there are 3 resources of kind nullVolume, as many as there may be"
+        assert set(outcomes.values()) == {"OK", full}
+        assert create(made[0]) == "OK", "a repeat makes none"
+        assert create("z") == full
+        malloc = {"malloc_volume_id": "m", "malloc_volume": {"block_size": 512, "blocks_count": 8}}
+        daemon.call("CreateMallocVolume", malloc)
+        daemon.call("DeleteNullVolume", {"name": f"nullVolumes/{made[0]}"})
+        assert create("z") == "OK"
 
 
 class TestSizes:
