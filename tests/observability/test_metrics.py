@@ -230,6 +230,19 @@ class TestVolumes:
         assert Scraped(observed).all("opi_bridge_volume_bytes_total", name="nullVolumes/busy", nqn="")
         delete(observed, "busy")
 
+    def test_io_that_fails_moves_the_errors_by_status(self, observed: Web, near: Emulator) -> None:
+        make(observed, "frail")
+        make(observed, "sound")
+        errors, status = "opi_bridge_volume_errors_total", {"status": "failed"}
+        assert not Scraped(observed).all(errors)
+        for count, total in ((3, 3), (4, 7)):
+            near.rpc("emulator_run_io", name="frail", failures=count)
+            assert Scraped(observed).value(errors, name="nullVolumes/frail", kind="nullVolume", **status) == total
+        assert not Scraped(observed).all(errors, name="nullVolumes/sound")
+        delete(observed, "frail")
+        delete(observed, "sound")
+        assert not Scraped(observed).all(errors)
+
     def test_counters_beyond_32_bits_are_whole(self, observed: Web, near: Emulator) -> None:
         make(observed, "much")
         which = {"name": "nullVolumes/much", "operation": "read"}
