@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import signal
@@ -262,13 +263,15 @@ def _servers(settings: Settings, core: _Core) -> tuple[GrpcServer, HttpServer]:
     others = extras(remote, lambda: asyncio.to_thread(inventory.read))
     methods = bind(services, core.engine, core.registry, others)
     checks = _checks(core)
-    page = Page(core.registry, core.catalog, core.engine, checks, lambda: _target_state(core.client))
+    statistics = Statistics(core.target, core.catalog, core.registry)
+    target_state = functools.partial(_target_state, core.client)
+    page = Page(core.registry, core.catalog, core.engine, checks, target_state, statistics.counters)
     scrape = Scrape(
         core.metrics,
         core.catalog,
         core.reconciler,
         lambda: (core.client.connected, core.client.connections),
-        Statistics(core.target, core.catalog, core.registry).read,
+        statistics.read,
         settings.metrics_ttl_s,
     )
     pages = [*page.routes(), Route("/metrics", scrape.answer)]

@@ -263,6 +263,11 @@ class TestVolumes:
         assert Scraped(observed).all("opi_bridge_volume_bytes_total", name="foreign", kind="bdev", nqn=nqn)
         observed.call("DeleteNvmeNamespace", {"name": "nvmeSubsystems/f/nvmeNamespaces/n"})
         observed.call("DeleteNvmeSubsystem", {"name": "nvmeSubsystems/f"})
+        function = {"port_id": 0, "physical_function": 1, "virtual_function": 0}
+        device = {"pcie_id": function, "volume_name_ref": "foreign"}
+        observed.call("CreateVirtioBlk", {"virtio_blk_id": "b", "virtio_blk": device})
+        assert Scraped(observed).all("opi_bridge_volume_bytes_total", name="foreign", kind="bdev", nqn="")
+        observed.call("DeleteVirtioBlk", {"name": "virtioBlks/b"})
         near.rpc("bdev_null_delete", name="foreign")
         assert not Scraped(observed).all("opi_bridge_volume_bytes_total", name="foreign")
 
@@ -341,6 +346,15 @@ class TestCost:
         name = "opi_bridge_volume_operations_total"
         assert after.all(name) == before.all(name)
         assert own.rpc("emulator_call_counts")["calls"] == {}
+
+    def test_the_page_asks_once_for_the_throughput_of_all_that_it_shows(self, many: tuple[Emulator, Web]) -> None:
+        own, bridge = many
+        own.rpc("emulator_call_counts", reset=True)
+        state = bridge.http.get("/page/state", params={"open": "nullVolumes", "rows": 1000}).json()
+        asked = own.rpc("emulator_call_counts")
+        assert asked["calls"] == {"bdev_get_iostat": 1}
+        assert asked["longest_answer_bytes"] <= MIB
+        assert len([node for node in state["open"]["nullVolumes"]["nodes"] if "counters" in node]) == 1000
 
     def test_requests_are_served_during_a_scrape(self, many: tuple[Emulator, Web]) -> None:
         _, bridge = many
