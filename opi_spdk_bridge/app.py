@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import math
 import signal
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from opi_spdk_bridge.api.extras import extras
 from opi_spdk_bridge.api.gateway import HttpServer
 from opi_spdk_bridge.api.health import Check
 from opi_spdk_bridge.api.interceptors import Requests
+from opi_spdk_bridge.api.limits import Limits, allow_files
 from opi_spdk_bridge.api.listeners import Listener, exposed
 from opi_spdk_bridge.api.metrics import Metrics, Scrape
 from opi_spdk_bridge.api.page import Page, TargetState
@@ -127,6 +130,7 @@ async def serve(settings: Settings, ready: Callable[[Serving], None], reload: Ca
 
     Raises BridgeError when it cannot start, or when another bridge takes its state over.
     """
+    allow_files(settings.max_connections * (len(settings.listen) + len(settings.http)))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -229,14 +233,21 @@ async def _core(
         address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s, observer=observer
     )
     target = Target(client, shared)
-    registry, catalog, journal = _resources(target, store)
+    registry, catalog, journal = _resources(target, store, settings.max_resources)
     for record in in_order(await journal.recover(await asyncio.to_thread(inventory.boot_id)), list(registry)):
         catalog.put(record)
     engine = Engine(registry, catalog, journal, target)
     reconciler = Reconciler(registry, catalog, engine, target, settings.sweep_interval_s, settings.notifications_s)
+    limits = Limits(
+        requests=settings.max_requests,
+        requests_of_peer=settings.max_requests_per_peer,
+        request_s=settings.request_timeout_s,
+        message_bytes=settings.max_message_bytes,
+        field_bytes=settings.max_field_bytes,
+        connections=settings.max_connections,
+    )
     requests = Requests(
-        settings.max_requests,
-        settings.request_timeout_s,
+        limits,
         legacy=settings.resource_names == "legacy",
         observer=observer,
         authorizer=_authorizer(settings),
@@ -252,13 +263,15 @@ def _servers(settings: Settings, core: _Core) -> tuple[GrpcServer, HttpServer]:
     others = extras(remote, lambda: asyncio.to_thread(inventory.read))
     methods = bind(services, core.engine, core.registry, others)
     checks = _checks(core)
-    page = Page(core.registry, core.catalog, core.engine, checks, lambda: _target_state(core.client))
+    statistics = Statistics(core.target, core.catalog, core.registry)
+    target_state = functools.partial(_target_state, core.client)
+    page = Page(core.registry, core.catalog, core.engine, checks, target_state, statistics.counters)
     scrape = Scrape(
         core.metrics,
         core.catalog,
         core.reconciler,
         lambda: (core.client.connected, core.client.connections),
-        Statistics(core.target, core.catalog, core.registry).read,
+        statistics.read,
         settings.metrics_ttl_s,
     )
     pages = [*page.routes(), Route("/metrics", scrape.answer)]
@@ -324,9 +337,9 @@ def kinds_only() -> Registry:
     return _resources(nowhere, MemoryStore())[0]
 
 
-def _resources(target: Target, store: Store) -> tuple[Registry, Catalog, Journal]:
+def _resources(target: Target, store: Store, most_of_a_kind: float = math.inf) -> tuple[Registry, Catalog, Journal]:
     registry = Registry()
-    catalog = Catalog(registry.kinds)
+    catalog = Catalog(registry.kinds, most_of_a_kind)
     volumes = Volumes(catalog, registry, target.view)
     for kind in _KINDS:
         registry.add(kind(target, catalog, volumes))

@@ -134,6 +134,13 @@ class AnswerUnreadable(OutcomeUnknown):
     code = code_pb2.ABORTED
 
 
+class Unimplemented(BridgeError):
+    """There is no such method, or not for this."""
+
+    code = code_pb2.UNIMPLEMENTED
+    reason = "UNIMPLEMENTED"
+
+
 class TargetFailure(BridgeError):
     """The target failed in a way for which no cause could be found; its own words are in the message."""
 

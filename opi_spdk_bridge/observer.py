@@ -16,6 +16,9 @@ class Observer(Protocol):
     def request(self, service: str, method: str, carrier: Mapping[str, str]) -> AbstractContextManager[Ended]:
         """A request is being served while the context lasts; `carrier` has the client's metadata or headers."""
 
+    def http_answer(self, code: int) -> None:
+        """An HTTP answer of that code goes out, whether or not its request got as far as an RPC."""
+
     def spdk_call(self, method: str) -> Ended:
         """A JSON-RPC call has been sent to the target."""
 
@@ -26,6 +29,9 @@ class NoObserver:
     @contextmanager
     def request(self, service: str, method: str, carrier: Mapping[str, str]) -> Iterator[Ended]:
         yield _ignore
+
+    def http_answer(self, code: int) -> None:
+        pass
 
     def spdk_call(self, method: str) -> Ended:
         return _ignore
@@ -42,6 +48,10 @@ class Observers:
         with ExitStack() as stack:
             told = [stack.enter_context(each.request(service, method, carrier)) for each in self._observers]
             yield _all(told)
+
+    def http_answer(self, code: int) -> None:
+        for each in self._observers:
+            each.http_answer(code)
 
     def spdk_call(self, method: str) -> Ended:
         return _all([each.spdk_call(method) for each in self._observers])

@@ -79,6 +79,15 @@ class Settings(BaseSettings):
     call_timeout_s: float = Field(30.0, gt=0, description="The longest wait for one answer of the target, in seconds.")
     request_timeout_s: float = Field(60.0, gt=0, description="The deadline of requests that bring none, in seconds.")
     max_requests: int = Field(1024, gt=0, description="Requests at work at once; more are told RESOURCE_EXHAUSTED.")
+    max_requests_per_peer: int = Field(512, gt=0, description="Of them, those of one address or Unix listener.")
+    max_connections: int = Field(
+        2048, gt=0, description="Open connections of one listener; more are told so (HTTP 503) and hung up on."
+    )
+    max_message_bytes: int = Field(4 << 20, gt=0, description="The largest gRPC message and HTTP body, in bytes.")
+    max_field_bytes: int = Field(
+        4096, ge=64, description="The longest text in a request, in bytes, and the most items of a list."
+    )
+    max_resources: int = Field(65536, gt=0, description="Resources of one kind; more are told RESOURCE_EXHAUSTED.")
     sweep_interval_s: float = Field(
         30.0, gt=0, description="Seconds between two comparisons of the target with the state."
     )

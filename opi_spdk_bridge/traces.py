@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from opi_spdk_bridge import __version__
 from opi_spdk_bridge.observer import Ended, Observer
 
 log = logging.getLogger(__name__)
+_FLUSH_S = 2.0
+"""How long a shutdown waits for what is still to be sent: a collector that is away does not hold it up."""
 
 
 def observer() -> tuple[Observer, Callable[[], None]] | None:
@@ -29,9 +32,16 @@ def observer() -> tuple[Observer, Callable[[], None]] | None:
     except ImportError:
         log.warning("OTEL_EXPORTER_OTLP_ENDPOINT is set but traces need: pip install 'opi-spdk-bridge[otel]'")
         return None
-    provider = TracerProvider(resource=Resource({SERVICE_NAME: "opi-spdk-bridge", SERVICE_VERSION: __version__}))
+    about = Resource({SERVICE_NAME: "opi-spdk-bridge", SERVICE_VERSION: __version__})
+    provider = TracerProvider(resource=about, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Traces(provider.get_tracer("opi-spdk-bridge", __version__)), provider.shutdown
+
+    def finish() -> None:
+        flushing = threading.Thread(target=provider.shutdown, daemon=True)
+        flushing.start()
+        flushing.join(_FLUSH_S)
+
+    return Traces(provider.get_tracer("opi-spdk-bridge", __version__)), finish
 
 
 class Traces:
@@ -63,6 +73,9 @@ class Traces:
                     span.set_status(self._failed)
 
             yield ended
+
+    def http_answer(self, code: int) -> None:
+        """Spans are of RPCs."""
 
     def spdk_call(self, method: str) -> Ended:
         attributes = {"rpc.system": "jsonrpc", "rpc.service": "spdk", "rpc.method": method}

@@ -14,6 +14,7 @@ from google.rpc import code_pb2, status_pb2
 from starlette.responses import Response
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.api.interceptors import Failed
 
 HTTP_CODES: Mapping[int, int] = {
     code_pb2.CANCELLED: 499,
@@ -44,13 +45,12 @@ class JsonResponse(Response):
         return orjson.dumps(content)
 
 
-class Refusal(Exception):
+class Refusal(Failed):
     """What HTTP itself is refused for, with an HTTP code of its own (405, 413, …)."""
 
     def __init__(self, http_code: int, problem: errors.BridgeError, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(problem.message)
+        super().__init__(errors.to_status(problem))
         self.http_code = http_code
-        self.problem = problem
         self.headers = dict(headers or {})
 
 
@@ -66,10 +66,11 @@ def status_answer(status: status_pb2.Status) -> Response:
     return JsonResponse(json_format.MessageToDict(status), HTTP_CODES[status.code])
 
 
-def refusal_answer(refusal: Refusal) -> Response:
-    """The answer to what HTTP is refused for."""
-    body = json_format.MessageToDict(errors.to_status(refusal.problem))
-    return JsonResponse(body, refusal.http_code, refusal.headers)
+def failure_answer(failure: Failed) -> Response:
+    """The answer to a request that failed, or that HTTP is refused for."""
+    if isinstance(failure, Refusal):
+        return JsonResponse(json_format.MessageToDict(failure.status), failure.http_code, failure.headers)
+    return status_answer(failure.status)
 
 
 @functools.cache

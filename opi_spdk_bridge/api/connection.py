@@ -1,9 +1,10 @@
-"""A connection of the HTTP server: uvicorn's, with time limits for slow clients and refusals as google.rpc.Status."""
+"""A connection of the HTTP server: uvicorn's, with limits for many and slow clients, refusing in google.rpc.Status."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import h11
@@ -11,7 +12,7 @@ from google.rpc import code_pb2
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.api.answers import Refusal, refusal_answer
+from opi_spdk_bridge.api.answers import Refusal, failure_answer
 
 SLOWEST_S = 20.0
 """How long a client may take for the head of a request, for its body, and to take what it is sent, in seconds."""
@@ -27,6 +28,11 @@ def certified(certificate: Mapping[str, Any]) -> list[str]:
     return [value for _, value in certificate.get("subjectAltName", ())] + common
 
 
+def peer(client: tuple[str, int] | None) -> str:
+    """A peer's address, as gRPC would have it for Unix sockets."""
+    return f"{client[0]}:{client[1]}" if client is not None else "unix:"
+
+
 class TooSlow(errors.BridgeError):
     """The client did not send its request in time."""
 
@@ -35,10 +41,13 @@ class TooSlow(errors.BridgeError):
 
 
 class Connection(H11Protocol):
-    """One client's connection."""
+    """One client's connection; `told` is told of each refusal: its HTTP code, when it began, and the peer."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, most: int, told: Callable[[int, float, str], None], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._most = most
+        self._told = told
+        self._began_at = time.monotonic()
         self._head_limit: asyncio.TimerHandle | None = None
         self._taking_limit: asyncio.TimerHandle | None = None
         self._begun = False
@@ -48,7 +57,12 @@ class Connection(H11Protocol):
         certificate = transport.get_extra_info("peercert")
         if certificate:
             self.app_state = {**self.app_state, CERTIFIED: certified(certificate)}
-        self._limit_head()
+        if len(self.connections) > self._most:
+            text = f"{self._most} connections are open here, as many as the bridge takes: try again"
+            self._refuse(Refusal(503, errors.ResourceExhausted(text)))
+            self.transport.close()
+        else:
+            self._limit_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for limit in (self._head_limit, self._taking_limit):
@@ -69,6 +83,7 @@ class Connection(H11Protocol):
                 self._limit_head()
 
     def _limit_head(self) -> None:
+        self._began_at = time.monotonic()
         self._head_limit = self.loop.call_later(SLOWEST_S, self._head_is_late)
 
     def _head_is_late(self) -> None:
@@ -86,7 +101,8 @@ class Connection(H11Protocol):
         """Sends an answer that no request handler stands behind, where none has been begun."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        answer = refusal_answer(refusal)
+        self._told(refusal.http_code, self._began_at, peer(self.client))
+        answer = failure_answer(refusal)
         head = h11.Response(status_code=answer.status_code, headers=[*answer.raw_headers, (b"connection", b"close")])
         for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")

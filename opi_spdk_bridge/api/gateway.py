@@ -7,12 +7,13 @@ import contextlib
 import functools
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from google.rpc import code_pb2
+from google.protobuf.message import Message as ProtoMessage
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,10 +23,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api import connection, openapi
-from opi_spdk_bridge.api.answers import JsonResponse, Refusal, message_answer, refusal_answer, status_answer
+from opi_spdk_bridge.api.answers import JsonResponse, Refusal, failure_answer, message_answer, status_answer
 from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.health import Check, healthz, readyz
-from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id
+from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id, tell
 from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.api.policy import Peer, bearer, require_unrestricted
 from opi_spdk_bridge.api.routes import Routes
@@ -35,22 +36,15 @@ from opi_spdk_bridge.api.transcode import to_request
 log = logging.getLogger(__name__)
 _REQUEST_ID = "x-request-id"
 _LISTENER = "listener"
+_RPC = "rpc"
 _LONGEST_URL = 8 * 1024
 _LONGEST_HEAD = 64 * 1024
-_LARGEST_BODY = 4 * 1024 * 1024  # as for gRPC
 _CHALLENGE = (b"www-authenticate", b"Bearer")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
 )
-
-
-class Unimplemented(errors.BridgeError):
-    """No route has this HTTP method."""
-
-    code = code_pb2.UNIMPLEMENTED
-    reason = "METHOD_NOT_ALLOWED"
 
 
 class HttpServer:
@@ -72,7 +66,8 @@ class HttpServer:
     ) -> None:
         self._listeners = listeners
         app = application(methods, requests, checks, pages)
-        self._configs = [_config(app, listener, tls) for listener in listeners]
+        accept = functools.partial(connection.Connection, requests.limits.connections, _refused_early(requests))
+        self._configs = [_config(app, accept, listener, tls) for listener in listeners]
         self._servers = [_Server(config) for config in self._configs]
         self._serving: list[asyncio.Task[None]] = []
 
@@ -96,14 +91,14 @@ class HttpServer:
         await asyncio.gather(*self._serving)
 
 
-def _config(app: ASGIApp, listener: Listener, tls: Tls | None) -> uvicorn.Config:
+def _config(app: ASGIApp, accept: Any, listener: Listener, tls: Tls | None) -> uvicorn.Config:
     async def through(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"][_LISTENER] = listener.identity
         await app(scope, receive, send)
 
     config = uvicorn.Config(
         through,
-        http=connection.Connection,
+        http=accept,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -177,7 +172,17 @@ def application(
         exception_handlers={HTTPException: _http_problem, Refusal: _refused, Exception: _bug},
     )
     app.router.redirect_slashes = False
-    return _Edge(app)
+    return _Edge(app, requests)
+
+
+def _refused_early(requests: Requests) -> Callable[[int, float, str], None]:
+    """Accounts for what is refused before it is a request: too many connections, slow heads, what is not HTTP."""
+
+    def told(code: int, started: float, peer: str) -> None:
+        requests.observer.http_answer(code)
+        tell("-", "-", str(code), started, peer, request_id(None))
+
+    return told
 
 
 class _Endpoint:
@@ -228,16 +233,19 @@ class _Gateway:
         if found is None:
             raise self._no_route(request.method, raw_path)
         route, names = found
-        body = await _body(request) if route.body else b""
-        identity = request.scope["state"][_REQUEST_ID]
-        caller = Caller(_peer(request), identity, None, dict(request.headers), _connection(request))
+        state = request.scope["state"]
+        state[_RPC] = route.method.name
+        headers, peer = dict(request.headers), _connection(request)
+        caller = Caller(_peer(request), state[_REQUEST_ID], None, headers, peer, request.url.path)
+
+        async def read() -> ProtoMessage:
+            body = await _body(request, self._requests.limits.message_bytes) if route.body else b""
+            return to_request(route, names, request.url.query, body)
+
         try:
-            message = to_request(route, names, request.url.query, body)
-            return message_answer(await self._requests.run(route.method, message, caller, canonical=True))
-        except errors.BridgeError as problem:
-            return status_answer(errors.to_status(problem))
+            return message_answer(await self._requests.run(route.method, read, caller, canonical=True))
         except Failed as failure:
-            return status_answer(failure.status)
+            return failure_answer(failure)
 
     def _no_route(self, http_method: str, raw_path: str) -> Refusal:
         allowed = self._routes.allowed(raw_path)
@@ -247,21 +255,21 @@ class _Gateway:
             )
             return Refusal(404, errors.NotFound(text))
         text = f"{http_method} is not for {raw_path[:200]}, only {', '.join(allowed)}"
-        return Refusal(405, Unimplemented(text), {"allow": ", ".join(allowed)})
+        return Refusal(405, errors.Unimplemented(text), {"allow": ", ".join(allowed)})
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, most_bytes: int) -> bytes:
     """The whole body; raises Refusal where it is too large or too slow."""
-    text = f"the body is larger than {_LARGEST_BODY} bytes"
+    text = f"the body is larger than {most_bytes} bytes"
     too_large = Refusal(413, errors.InvalidArgument(text, field="body"), {"connection": "close"})
-    if int(request.headers.get("content-length", 0)) > _LARGEST_BODY:
+    if int(request.headers.get("content-length", 0)) > most_bytes:
         raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(connection.SLOWEST_S):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > _LARGEST_BODY:
+                if len(body) > most_bytes:
                     raise too_large
     except TimeoutError:
         slow = connection.TooSlow(f"the body took longer than {connection.SLOWEST_S:g} seconds", field="body")
@@ -277,22 +285,29 @@ def _connection(request: Request) -> Peer:
 
 
 def _peer(request: Request) -> str:
-    return f"{request.client.host}:{request.client.port}" if request.client is not None else "unknown"
+    return connection.peer(request.scope["client"])
 
 
 class _Edge:
-    """What holds for every request: its ID is echoed, its URL has a limit, web pages of others change nothing here."""
+    """What holds for every request: its ID is echoed, its URL has a limit, web pages of others change nothing here.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Each answer is counted by its code. What is no RPC has its line in the log here: at level debug where nothing is
+    wrong with it, since probes, scrapes and the page come every few seconds.
+    """
+
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self._app = app
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         identity = request_id(request.headers.get(_REQUEST_ID))
         scope.setdefault("state", {})[_REQUEST_ID] = identity
+        started = time.monotonic()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
+                self._account(request, message["status"], started)
                 identified = (_REQUEST_ID.encode(), identity.encode())
                 challenge = [_CHALLENGE] if message["status"] == 401 else []
                 message["headers"] = [*message.get("headers", ()), identified, *challenge, *_SECURITY]
@@ -302,9 +317,17 @@ class _Edge:
             _require_short_url(scope)
             _require_same_origin(request)
         except Refusal as refusal:
-            await refusal_answer(refusal)(scope, receive, send_with_id)
+            await failure_answer(refusal)(scope, receive, send_with_id)
         else:
             await self._app(scope, receive, send_with_id)
+
+    def _account(self, request: Request, code: int, started: float) -> None:
+        self._requests.observer.http_answer(code)
+        state = request.scope["state"]
+        if _RPC not in state:
+            level = logging.INFO if code >= 400 else logging.DEBUG
+            path = request.url.path
+            tell(request.method, path, str(code), started, _peer(request), state[_REQUEST_ID], level)
 
 
 def _require_short_url(scope: Scope) -> None:
@@ -324,7 +347,7 @@ def _require_same_origin(request: Request) -> None:
 
 async def _refused(_request: Request, problem: Exception) -> Response:
     assert isinstance(problem, Refusal)
-    return refusal_answer(problem)
+    return failure_answer(problem)
 
 
 async def _http_problem(request: Request, problem: Exception) -> Response:
@@ -332,10 +355,10 @@ async def _http_problem(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     path = request.url.path[:200]
     if problem.status_code == 405:
-        cause: errors.BridgeError = Unimplemented(f"{request.method} is not for {path}")
+        cause: errors.BridgeError = errors.Unimplemented(f"{request.method} is not for {path}")
     else:
         cause = errors.NotFound(f"there is nothing at {path}; the API is described at /openapi.json")
-    return refusal_answer(Refusal(problem.status_code, cause, _headers(problem)))
+    return failure_answer(Refusal(problem.status_code, cause, _headers(problem)))
 
 
 def _headers(problem: HTTPException) -> Mapping[str, str]:

@@ -1,4 +1,8 @@
-"""What happens around every request: its deadline, its place among others, its log line, its errors."""
+"""What happens around every request: its deadline, its place among others, its log line, its errors.
+
+`Requests.run` is the one way to an RPC. It begins where its name is known: what is wrong with how a request came (no
+JSON, too large, too slow) is counted and logged as the end of an RPC like any other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
@@ -14,6 +19,7 @@ from google.rpc import code_pb2, status_pb2
 
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.api.bind import Method
+from opi_spdk_bridge.api.limits import Limits, require_short
 from opi_spdk_bridge.api.naming import legacy_names
 from opi_spdk_bridge.api.policy import READS, Authorizer, Everyone, Peer, require_allowed, visible
 from opi_spdk_bridge.observer import NoObserver, Observer
@@ -21,6 +27,10 @@ from opi_spdk_bridge.observer import NoObserver, Observer
 log = logging.getLogger("opi_spdk_bridge.requests")
 audit = logging.getLogger("opi_spdk_bridge.audit")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_LONGEST_SUBJECT = 200
+
+Read = Callable[[], Awaitable[Message]]
+"""Makes the request's message of what came; raises BridgeError or Failed where that is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,13 @@ class Caller:
     """The client's metadata or headers, which may name a trace."""
     connection: Peer = field(default_factory=Peer)
     """What the connection tells of who asks."""
+    about: str = "-"
+    """What the request is about, for the log where its message cannot be read."""
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """What counts as one peer: the listener's identity, and the address without its port."""
+        return self.connection.listener, self.peer.removeprefix("ipv4:").rpartition(":")[0]
 
 
 def request_id(given: str | None) -> str:
@@ -50,30 +67,30 @@ class Failed(Exception):
 
 
 class Requests:
-    """Runs requests; at most `most_at_once` at a time, each for at most `timeout_s` unless its caller gives less."""
+    """Runs requests, within the limits."""
 
     def __init__(
         self,
-        most_at_once: int,
-        timeout_s: float,
-        legacy: bool,
+        limits: Limits,
+        legacy: bool = False,
         observer: Observer | None = None,
         authorizer: Authorizer | None = None,
     ) -> None:
         self.authorizer: Authorizer = authorizer or Everyone()
         """May be replaced while requests are at work."""
-        self._observer = observer or NoObserver()
-        self._most_at_once = most_at_once
-        self._timeout_s = timeout_s
+        self.observer: Observer = observer or NoObserver()
+        self.limits = limits
         self._legacy = legacy
-        self._at_work = 0
+        self._at_work: Counter[tuple[str, str]] = Counter()
 
-    async def run(self, method: Method, request: Message, caller: Caller, *, canonical: bool = False) -> Message:
-        """Carries out the request; raises Failed. `canonical`: names in the answer are so in any setting."""
+    async def run(self, method: Method, read: Read, caller: Caller, *, canonical: bool = False) -> Message:
+        """Reads and carries out the request; raises Failed. `canonical`: names in the answer are so in any setting."""
         started = time.monotonic()
-        code = "OK"
-        with self._observer.request(method.service, method.name, caller.carrier) as ended:
+        code, about = "OK", caller.about
+        with self.observer.request(method.service, method.name, caller.carrier) as ended:
             try:
+                request = await self._read(read)
+                about = subject(request)
                 answer = await self._admitted(method, request, caller)
                 return legacy_names(answer) if self._legacy and not canonical else answer
             except Failed as failure:
@@ -84,26 +101,25 @@ class Requests:
                 raise
             finally:
                 ended(code)
-                log.info(
-                    "request",
-                    extra={
-                        "method": method.name,
-                        "resource": subject(request),
-                        "code": code,
-                        "duration_ms": round(1e3 * (time.monotonic() - started), 2),
-                        "peer": caller.peer,
-                        "request_id": caller.request_id,
-                    },
-                )
+                tell(method.name, about, code, started, caller.peer, caller.request_id)
+
+    async def _read(self, read: Read) -> Message:
+        try:
+            request = await read()
+            require_short(request, self.limits.field_bytes)
+        except errors.BridgeError as problem:
+            raise Failed(errors.to_status(problem)) from problem
+        return request
 
     async def _admitted(self, method: Method, request: Message, caller: Caller) -> Message:
-        if self._at_work >= self._most_at_once:
-            text = f"the bridge is at work on {self._at_work} requests, as many as it takes: try again"
-            raise Failed(errors.to_status(errors.ResourceExhausted(text)))
-        self._at_work += 1
         try:
-            given_s = self._timeout_s if caller.timeout_s is None else caller.timeout_s
-            with deadline.limit(min(self._timeout_s, given_s)):
+            self._require_room(caller)
+        except errors.ResourceExhausted as problem:
+            raise Failed(errors.to_status(problem)) from problem
+        self._at_work[caller.origin] += 1
+        try:
+            most_s = self.limits.request_s
+            with deadline.limit(most_s if caller.timeout_s is None else min(most_s, caller.timeout_s)):
                 return await self._authorized(method, request, caller)
         except errors.BridgeError as problem:
             raise Failed(errors.to_status(problem)) from problem
@@ -111,7 +127,18 @@ class Requests:
             log.exception("%s %s failed: this is a bug", method.name, caller.request_id)
             raise Failed(errors.to_status(problem)) from problem
         finally:
-            self._at_work -= 1
+            self._at_work[caller.origin] -= 1
+            if not self._at_work[caller.origin]:
+                del self._at_work[caller.origin]
+
+    def _require_room(self, caller: Caller) -> None:
+        """Raises ResourceExhausted where as many requests are at work as may be."""
+        if self._at_work.total() >= self.limits.requests:
+            text = f"the bridge is at work on {self.limits.requests} requests, as many as it takes: try again"
+            raise errors.ResourceExhausted(text)
+        if self._at_work[caller.origin] >= self.limits.requests_of_peer:
+            text = f"the bridge is at work on {self.limits.requests_of_peer} requests of this peer, as many as it takes"
+            raise errors.ResourceExhausted(f"{text}: try again")
 
     async def _authorized(self, method: Method, request: Message, caller: Caller) -> Message:
         """Lets the caller do what the policy allows, and says who changed what."""
@@ -130,9 +157,23 @@ class Requests:
                 audit.info("change", extra={**told, "request_id": caller.request_id})
 
 
+def tell(
+    method: str, resource: str, code: str, started: float, peer: str, request_id: str, level: int = logging.INFO
+) -> None:
+    """Logs the one line of a request that began at `started` (monotonic seconds) and ends now."""
+    took_ms = round(1e3 * (time.monotonic() - started), 2)
+    told = {"method": method, "resource": printable(resource), "code": code, "duration_ms": took_ms}
+    log.log(level, "request", extra={**told, "peer": peer, "request_id": request_id})
+
+
 def subject(request: Message) -> str:
     """The resource name that a request is about, as far as the request tells; fit for one line of a log."""
-    return "".join(character if character.isprintable() else "?" for character in _subject(request))
+    return printable(_subject(request))
+
+
+def printable(text: str) -> str:
+    """The text's beginning without what would break a line of a log."""
+    return "".join(character if character.isprintable() else "?" for character in text[:_LONGEST_SUBJECT])
 
 
 def _subject(request: Message) -> str:
@@ -140,11 +181,11 @@ def _subject(request: Message) -> str:
         if part.name in ("name", "parent"):
             value = getattr(request, part.name)
             if value:
-                return str(value)[:200]
+                return str(value)
         elif part.name.endswith("_id") and part.message_type is None:
-            return str(getattr(request, part.name))[:200] or "(new)"
+            return str(getattr(request, part.name)) or "(new)"
         elif part.message_type is not None and "name" in part.message_type.fields_by_name:
             name = getattr(getattr(request, part.name), "name", "")
             if name:
-                return str(name)[:200]
+                return str(name)
     return "-"

@@ -52,6 +52,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=where,
         )
+        self._http = Counter("opi_bridge_http_answers", "HTTP answers, RPCs or not.", ("code",), registry=where)
         self._calls = Histogram(
             "opi_bridge_spdk_call_seconds",
             "Time from sending a JSON-RPC call to its answer.",
@@ -86,6 +87,9 @@ class Metrics:
                 sent.inc()
 
         yield ended
+
+    def http_answer(self, code: int) -> None:
+        self._http.labels(str(code)).inc()
 
     def spdk_call(self, method: str) -> Ended:
         self._in_flight.inc()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, cast
 
 import grpc
-from google.protobuf import descriptor_pool
-from google.protobuf.message import Message
+from google.protobuf import descriptor_pool, empty_pb2
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
@@ -22,15 +23,25 @@ from opi_spdk_bridge.api.policy import Peer, bearer
 from opi_spdk_bridge.api.tls import Tls
 
 _REQUEST_ID = "x-request-id"
+_LONGEST_PATH = 200
 _OPTIONS = [
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_concurrent_streams", 1024),  # of one connection; more wait at the client
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),  # the one that sheds a peer that answers no ping
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),  # clients in the field ping every 10 s
 ]
+
+
+async def _nothing(_request: Any) -> Message:
+    raise errors.Unimplemented("there is no such method")
+
+
+_ABSENT = Method("unknown", "unknown", empty_pb2.Empty, empty_pb2.Empty, _nothing)
+"""What calls of methods that do not exist are counted as: their names are the client's, and without end."""
 
 
 class _MethodsToo:
@@ -65,12 +76,17 @@ class GrpcServer:
         self._servers = [self._server(methods, requests, listener) for listener in listeners]
 
     def _server(self, methods: Sequence[Method], requests: Requests, listener: Listener) -> grpc.aio.Server:
-        server = grpc.aio.server(options=_OPTIONS)
+        limits = [
+            ("grpc.max_receive_message_length", requests.limits.message_bytes),
+            ("grpc.max_allowed_incoming_connections", requests.limits.connections),
+        ]
+        server = grpc.aio.server(options=[*_OPTIONS, *limits])
         for service, group in groupby(methods, key=lambda method: method.service):
             server.add_generic_rpc_handlers([_service_handler(service, group, requests, listener)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         shown = [*self.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(shown, server, pool=cast(Any, _MethodsToo()))
+        server.add_generic_rpc_handlers([_Absent(requests, listener)])
         return server
 
     async def start(self) -> list[str]:
@@ -113,10 +129,9 @@ class GrpcServer:
 def _service_handler(
     service: str, methods: Iterable[Method], requests: Requests, listener: Listener
 ) -> grpc.GenericRpcHandler:
-    handlers = {
+    handlers: dict[str, Any] = {
         method.name: grpc.unary_unary_rpc_method_handler(
-            _handler(method, requests, listener),
-            request_deserializer=method.request.FromString,
+            _handler(method, functools.partial(_parse, method.request), requests, listener),
             response_serializer=method.response.SerializeToString,
         )
         for method in methods
@@ -124,17 +139,44 @@ def _service_handler(
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
+def _parse(message: type[Message], received: bytes) -> Message:
+    try:
+        return message.FromString(received)
+    except DecodeError:
+        raise errors.InvalidArgument(f"what came is no {message.DESCRIPTOR.full_name}") from None
+
+
+class _Absent(grpc.GenericRpcHandler):
+    """Answers calls of methods that do not exist, so that they are counted and logged, too."""
+
+    def __init__(self, requests: Requests, listener: Listener) -> None:
+        self._requests = requests
+        self._listener = listener
+
+    def service(self, handler_call_details: Any) -> Any:
+        path = str(handler_call_details.method)[:_LONGEST_PATH]
+
+        def refuse(_received: bytes) -> Message:
+            raise errors.Unimplemented(f"there is no method {path}; reflection lists those that there are")
+
+        return grpc.unary_unary_rpc_method_handler(_handler(_ABSENT, refuse, self._requests, self._listener, path))
+
+
 def _handler(
-    method: Method, requests: Requests, listener: Listener
-) -> Callable[[Message, Any], Awaitable[Message | None]]:
-    async def handle(request: Message, context: Any) -> Message | None:
+    method: Method, parse: Callable[[bytes], Message], requests: Requests, listener: Listener, about: str = "-"
+) -> Callable[[bytes, Any], Awaitable[Message | None]]:
+    async def handle(received: bytes, context: Any) -> Message | None:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         peer = Peer(_certified(context), listener.identity, bearer(metadata.get("authorization", "")))
         given = request_id(metadata.get(_REQUEST_ID))
-        caller = Caller(context.peer(), given, context.time_remaining(), metadata, peer)
+        caller = Caller(context.peer(), given, context.time_remaining(), metadata, peer, about)
         context.set_trailing_metadata(((_REQUEST_ID, caller.request_id),))
+
+        async def read() -> Message:
+            return parse(received)
+
         try:
-            return await requests.run(method, request, caller)
+            return await requests.run(method, read, caller)
         except Failed as failure:
             status = rpc_status.to_status(failure.status)
             trailers = (*status.trailing_metadata, (_REQUEST_ID, caller.request_id))

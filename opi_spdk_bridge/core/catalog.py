@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 from opi_spdk_bridge import errors
@@ -13,8 +14,10 @@ from opi_spdk_bridge.core.kind import AnyKind, Facts, Phase, Record, Reservation
 class Catalog:
     """The records by name; by collection, in order; by what they stand on; by what they have reserved."""
 
-    def __init__(self, kinds: Mapping[str, AnyKind]) -> None:
+    def __init__(self, kinds: Mapping[str, AnyKind], most_of_a_kind: float = math.inf) -> None:
         self._kinds = kinds
+        self._most_of_a_kind = most_of_a_kind
+        self._counts: Counter[str] = Counter()
         self._records: dict[str, Record] = {}
         self._shown: dict[str, Facts] = {}
         self._collections: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
@@ -44,6 +47,7 @@ class Catalog:
         self._records[record.name] = record
         if old is None:
             bisect.insort(self._collections[record.kind, record.parent], record.name)
+            self._counts[record.kind] += 1
         elif _linked_alike(old, record):
             return
         else:
@@ -57,6 +61,7 @@ class Catalog:
         """Forgets a record."""
         record = self._records.pop(name)
         self._shown.pop(name, None)
+        self._counts[record.kind] -= 1
         self._unlink(record)
         names = self._collections[record.kind, record.parent]
         del names[bisect.bisect_left(names, name)]
@@ -85,7 +90,13 @@ class Catalog:
         return [self._records[holder] for holder in sorted(self._holders.get(key))]
 
     def require_free(self, record: Record) -> None:
-        """Raises the reservation's error, naming the holder, where another has what the record would reserve."""
+        """Raises the reservation's error, naming the holder, where another has what the record would reserve.
+
+        Raises ResourceExhausted for a new record of a kind that has as many as it may have.
+        """
+        if record.name not in self._records and self._counts[record.kind] >= self._most_of_a_kind:
+            text = f"there are {self._most_of_a_kind} resources of kind {record.kind}, as many as there may be"
+            raise errors.ResourceExhausted(text)
         for wanted in self._kinds[record.kind].reserves(record):
             for holder in self._holders.get(wanted.key):
                 if (

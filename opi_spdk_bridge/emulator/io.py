@@ -22,13 +22,14 @@ LATENCY_US_DEFAULT = 50
 
 @dataclass(frozen=True)
 class RunIo:
-    """How many I/Os of each kind, each of `blocks` blocks and `latency_us` long."""
+    """How many I/Os of each kind, each of `blocks` blocks and `latency_us` long; `failures` more failed."""
 
     name: str
     reads: U32 = 0
     writes: U32 = 0
     unmaps: U32 = 0
     copies: U32 = 0
+    failures: U32 = 0
     blocks: U32 = 8
     latency_us: U32 = LATENCY_US_DEFAULT
 
@@ -66,6 +67,7 @@ def run_io(target: "Target", params: RunIo) -> None:
     bdev.record("write", params.writes, params.writes * size_bytes, latency_ticks)
     bdev.record("unmap", params.unmaps, params.unmaps * size_bytes, latency_ticks)
     bdev.record("copy", params.copies, params.copies * size_bytes, latency_ticks)
+    bdev.record_failures(params.failures)
 
 
 @methods.rpc("emulator_read", Read)

@@ -162,6 +162,20 @@ def test_io_counts_down_to_the_bottom(client: Client) -> None:
         assert bdev["read_latency_ticks"] == 3 * bdev["max_read_latency_ticks"] == 3 * bdev["min_read_latency_ticks"]
 
 
+def test_io_that_failed_is_counted_by_status_down_to_the_bottom(client: Client) -> None:
+    create_malloc(client)
+    create_crypto(client)
+
+    def failures() -> dict[str, dict[str, int]]:
+        return {bdev["name"]: bdev["io_error"] for bdev in client.call("bdev_get_iostat", reset_mode="error")["bdevs"]}
+
+    assert failures() == {"m0": {}, "e0": {}}
+    client.call("emulator_run_io", name="e0", failures=2)
+    client.call("emulator_run_io", name="m0", failures=1)
+    assert failures() == {"m0": {"failed": 3}, "e0": {"failed": 2}}
+    assert failures() == {"m0": {}, "e0": {}}
+
+
 def test_counters_of_channels_outlive_them(client: Client) -> None:
     create_malloc(client)
     add_namespace(client, "m0")

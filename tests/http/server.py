@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge.api.gateway import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
+from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.listeners import Listener
 from tests.http.contract import METHODS
 
@@ -22,7 +23,7 @@ Call = Callable[[Any], Awaitable[Message]]
 async def serving(**calls: Call) -> AsyncIterator[tuple[HttpServer, str, int]]:
     """A server of the contract's methods; `calls` has what carries out some of them. Gives its host and port."""
     methods = [replace(item, call=calls.get(item.name, item.call)) for item in METHODS]
-    server = HttpServer(methods, Requests(8, 5.0, False), [Listener("127.0.0.1:0")], [])
+    server = HttpServer(methods, Requests(Limits(requests=8, request_s=5.0)), [Listener("127.0.0.1:0")], [])
     host, _, port = (await server.start())[0].rpartition(":")
     try:
         yield server, host, int(port)

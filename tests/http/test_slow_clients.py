@@ -15,6 +15,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.api import connection
 from opi_spdk_bridge.api.gateway import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
+from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import ListNullVolumesResponse, NullVolume
 from tests.http.contract import METHODS
@@ -151,14 +152,14 @@ async def test_a_stop_waits_for_requests_at_work() -> None:
 
 async def test_an_address_that_is_taken_is_said_so() -> None:
     async with serving() as (_, host, port):
-        second = HttpServer(METHODS, Requests(1, 1.0, False), [Listener(f"{host}:{port}")], [])
+        second = HttpServer(METHODS, Requests(Limits()), [Listener(f"{host}:{port}")], [])
         with pytest.raises(errors.Unavailable, match=f"cannot listen on {host}:{port}"):
             await second.start()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:many", "nowhere.invalid:80", "nonsense"])
 async def test_an_address_that_is_none_is_said_so(address: str) -> None:
-    server = HttpServer(METHODS, Requests(1, 1.0, False), [Listener(address)], [])
+    server = HttpServer(METHODS, Requests(Limits()), [Listener(address)], [])
     with pytest.raises(errors.Unavailable, match="cannot listen on"):
         await server.start()
 

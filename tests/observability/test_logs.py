@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
 import signal
+import socket
+import uuid
 from pathlib import Path
 from typing import Any
 
+import grpc
+import httpx
 import pytest
 
 from opi_spdk_bridge.pb.storage import backend_null_pb2
@@ -19,9 +24,12 @@ from tests.support.target import Emulator, wait_until
 _CALL = "/opi_api.storage.v1.NullVolumeService/GetNullVolume"
 
 
+def _lines(bridge: Web) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in bridge.log.splitlines() if line.startswith("{")]
+
+
 def _requests(bridge: Web, request_id: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in bridge.log.splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == "request" and line["request_id"] == request_id]
+    return [line for line in _lines(bridge) if line["event"] == "request" and line["request_id"] == request_id]
 
 
 def _echoed(bridge: Web, *metadata: tuple[str, str]) -> str:
@@ -64,6 +72,69 @@ class TestJson:
     def test_a_request_without_one_gets_one(self, observed: Web) -> None:
         assert _requests(observed, _echoed(observed))
         assert _requests(observed, observed.http.get("/v1/nullVolumes").headers["x-request-id"])
+
+    @pytest.mark.parametrize(
+        ("http_method", "path", "body", "told"),
+        [
+            ("POST", "/v1/nullVolumes", b"{", ("CreateNullVolume", "/v1/nullVolumes", "INVALID_ARGUMENT")),
+            ("POST", "/v1/nullVolumes", b" " * (5 << 20), ("CreateNullVolume", "/v1/nullVolumes", "INVALID_ARGUMENT")),
+            ("GET", "/v1/nullVolumes?page_size=x", b"", ("ListNullVolumes", "/v1/nullVolumes", "INVALID_ARGUMENT")),
+            ("PUT", "/v1/nullVolumes", b"{}", ("PUT", "/v1/nullVolumes", "405")),
+            ("GET", "/v1/nothing?token=not-told", b"", ("GET", "/v1/nothing", "404")),
+            ("GET", "/nothing%1b", b"", ("GET", "/nothing?", "404")),
+            ("POST", "/healthz", b"", ("POST", "/healthz", "405")),
+            ("GET", "/v1/" + "a" * 9000, b"", ("GET", "/v1/" + "a" * 196, "414")),
+        ],
+    )
+    def test_what_is_refused_over_http_is_one_line_too(
+        self, observed: Web, http_method: str, path: str, body: bytes, told: tuple[str, str, str]
+    ) -> None:
+        request_id = uuid.uuid4().hex
+        with contextlib.suppress(httpx.WriteError):  # a large body is refused while it is being sent
+            httpx.request(http_method, f"{observed.url}{path}", content=body, headers={"x-request-id": request_id})
+        wait_until(lambda: _requests(observed, request_id) != [], "the line is written")
+        (line,) = _requests(observed, request_id)
+        assert (line["method"], line["resource"], line["code"]) == told
+        assert line["peer"].startswith("127.0.0.1:")
+        assert 0 <= line["duration_ms"] < 10_000
+
+    def test_what_is_no_request_is_a_line_too(self, observed: Web) -> None:
+        with socket.create_connection(observed.place, 5) as connection:
+            connection.sendall(b"no HTTP\r\n\r\n")
+            peer = "{}:{}".format(*connection.getsockname())
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        (line,) = [line for line in _lines(observed) if line.get("peer") == peer]
+        assert (line["event"], line["method"], line["code"]) == ("request", "-", "400")
+
+    @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/", "/page/state"])
+    def test_probes_scrapes_and_the_page_are_no_lines_at_this_level(self, observed: Web, path: str) -> None:
+        request_id = uuid.uuid4().hex
+        assert observed.http.get(path, headers={"x-request-id": request_id}).status_code == 200
+        observed.http.get("/v1/nullVolumes", headers={"x-request-id": f"{request_id}-after"})
+        assert _requests(observed, f"{request_id}-after")
+        assert not _requests(observed, request_id)
+
+    @pytest.mark.parametrize(
+        ("path", "message", "told"),
+        [
+            ("/x.Service/Method\x1b", b"", ("unknown", "/x.Service/Method?", "UNIMPLEMENTED")),
+            ("/opi_api.storage.v1.NullVolumeService/Format", b"", None),
+            (_CALL, b"\xff\xff", ("GetNullVolume", "-", "INVALID_ARGUMENT")),
+        ],
+    )
+    def test_what_is_refused_over_grpc_is_one_line_too(
+        self, observed: Web, path: str, message: bytes, told: tuple[str, str, str] | None
+    ) -> None:
+        request_id = uuid.uuid4().hex
+        invoke: Any = observed.channel.unary_unary(path)
+        with pytest.raises(grpc.RpcError) as caught:
+            invoke(message, metadata=(("x-request-id", request_id),))
+        (line,) = _requests(observed, request_id)
+        told = told or ("unknown", path, "UNIMPLEMENTED")
+        assert (line["method"], line["resource"], line["code"]) == told
+        problem: Any = caught.value
+        assert problem.code().name == told[2]
+        assert ("there is no method" in problem.details()) == (told[0] == "unknown")
 
     def test_a_name_cannot_forge_a_line(self, observed: Web) -> None:
         before = observed.log.count("\n")

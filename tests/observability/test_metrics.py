@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -84,6 +85,22 @@ class TestServer:
         assert moved("grpc_server_handling_seconds_count") == 3
         assert moved("grpc_server_handling_seconds_bucket", le="+Inf") == 3
         assert 0 < moved("grpc_server_handling_seconds_sum") < 10
+
+    def test_what_is_refused_before_it_is_carried_out_is_counted_too(self, observed: Web) -> None:
+        handled, answers = "grpc_server_handled_total", "opi_bridge_http_answers_total"
+        create = {"grpc_method": "CreateNullVolume", "grpc_code": "INVALID_ARGUMENT"}
+        unknown = {"grpc_service": "unknown", "grpc_method": "unknown", "grpc_code": "UNIMPLEMENTED"}
+        before = Scraped(observed)
+        assert observed.http.post("/v1/nullVolumes", content=b"{").status_code == 400
+        assert observed.http.get("/v1/nothing").status_code == 404
+        assert observed.http.put("/v1/nullVolumes").status_code == 405
+        absent: Any = observed.channel.unary_unary("/x.Service/Method")
+        with pytest.raises(grpc.RpcError):
+            absent(b"")
+        after = Scraped(observed)
+        for name, labels in ((handled, create), (handled, unknown), *((answers, {"code": c}) for c in ("404", "405"))):
+            assert after.value(name, **labels) - before.value(name, **labels) == 1, labels
+        assert after.value(answers, code="200") > before.value(answers, code="200")
 
     def test_the_build_is_told(self, observed: Web) -> None:
         assert Scraped(observed).value("opi_bridge_build_info", version=__version__) == 1
@@ -213,6 +230,19 @@ class TestVolumes:
         assert Scraped(observed).all("opi_bridge_volume_bytes_total", name="nullVolumes/busy", nqn="")
         delete(observed, "busy")
 
+    def test_io_that_fails_moves_the_errors_by_status(self, observed: Web, near: Emulator) -> None:
+        make(observed, "frail")
+        make(observed, "sound")
+        errors, status = "opi_bridge_volume_errors_total", {"status": "failed"}
+        assert not Scraped(observed).all(errors)
+        for count, total in ((3, 3), (4, 7)):
+            near.rpc("emulator_run_io", name="frail", failures=count)
+            assert Scraped(observed).value(errors, name="nullVolumes/frail", kind="nullVolume", **status) == total
+        assert not Scraped(observed).all(errors, name="nullVolumes/sound")
+        delete(observed, "frail")
+        delete(observed, "sound")
+        assert not Scraped(observed).all(errors)
+
     def test_counters_beyond_32_bits_are_whole(self, observed: Web, near: Emulator) -> None:
         make(observed, "much")
         which = {"name": "nullVolumes/much", "operation": "read"}
@@ -233,6 +263,11 @@ class TestVolumes:
         assert Scraped(observed).all("opi_bridge_volume_bytes_total", name="foreign", kind="bdev", nqn=nqn)
         observed.call("DeleteNvmeNamespace", {"name": "nvmeSubsystems/f/nvmeNamespaces/n"})
         observed.call("DeleteNvmeSubsystem", {"name": "nvmeSubsystems/f"})
+        function = {"port_id": 0, "physical_function": 1, "virtual_function": 0}
+        device = {"pcie_id": function, "volume_name_ref": "foreign"}
+        observed.call("CreateVirtioBlk", {"virtio_blk_id": "b", "virtio_blk": device})
+        assert Scraped(observed).all("opi_bridge_volume_bytes_total", name="foreign", kind="bdev", nqn="")
+        observed.call("DeleteVirtioBlk", {"name": "virtioBlks/b"})
         near.rpc("bdev_null_delete", name="foreign")
         assert not Scraped(observed).all("opi_bridge_volume_bytes_total", name="foreign")
 
@@ -311,6 +346,15 @@ class TestCost:
         name = "opi_bridge_volume_operations_total"
         assert after.all(name) == before.all(name)
         assert own.rpc("emulator_call_counts")["calls"] == {}
+
+    def test_the_page_asks_once_for_the_throughput_of_all_that_it_shows(self, many: tuple[Emulator, Web]) -> None:
+        own, bridge = many
+        own.rpc("emulator_call_counts", reset=True)
+        state = bridge.http.get("/page/state", params={"open": "nullVolumes", "rows": 1000}).json()
+        asked = own.rpc("emulator_call_counts")
+        assert asked["calls"] == {"bdev_get_iostat": 1}
+        assert asked["longest_answer_bytes"] <= MIB
+        assert len([node for node in state["open"]["nullVolumes"]["nodes"] if "counters" in node]) == 1000
 
     def test_requests_are_served_during_a_scrape(self, many: tuple[Emulator, Web]) -> None:
         _, bridge = many

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.gateway import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
+from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.api.policy import Authorizer
 from opi_spdk_bridge.api.server import GrpcServer
@@ -28,6 +29,7 @@ from tests.http.contract import METHODS, method
 Call = Callable[[Any], Awaitable[Message]]
 GRPC, HTTP = "grpc", "http"
 BOTH = (GRPC, HTTP)
+LIMITS = Limits(request_s=5.0)
 _GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
@@ -48,12 +50,12 @@ async def serving(
     authorizer: Authorizer | None = None,
     listen: Sequence[str] = ("127.0.0.1:0",),
     http: Sequence[str] = ("127.0.0.1:0",),
-    most_at_once: int = 64,
+    limits: Limits = LIMITS,
     **calls: Call,
 ) -> AsyncIterator[Served]:
     """Servers of the contract's methods; `calls` has what carries out some of them, the others answer nothing."""
     methods = [replace(item, call=calls.get(item.name, _nothing(item))) for item in METHODS]
-    requests = Requests(most_at_once, 5.0, False, authorizer=authorizer)
+    requests = Requests(limits, authorizer=authorizer)
     over_grpc = GrpcServer(methods, requests, [Listener.parse(text) for text in listen], tls)
     pages = [Route("/metrics", _page), Route("/", _page)]
     over_http = HttpServer(methods, requests, [Listener.parse(text) for text in http], [], pages, tls)

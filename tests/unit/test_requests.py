@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from google.protobuf import empty_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2
 
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.api.bind import Method, bind
-from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id, subject
+from opi_spdk_bridge.api.interceptors import Caller, Failed, Read, Requests, request_id, subject
+from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.naming import legacy_names
 from opi_spdk_bridge.pb.storage import backend_null_pb2 as null
 from opi_spdk_bridge.pb.storage import frontend_nvme_pb2 as nvme
@@ -32,7 +34,14 @@ def method(call: Callable[[Any], Awaitable[Any]]) -> Method:
 
 
 def requests(most_at_once: int = 10, timeout_s: float = 60, legacy: bool = False) -> Requests:
-    return Requests(most_at_once, timeout_s, legacy)
+    return Requests(Limits(requests=most_at_once, request_s=timeout_s), legacy)
+
+
+def reading(message: Message) -> Read:
+    async def read() -> Message:
+        return message
+
+    return read
 
 
 # Methods bound from the contract
@@ -76,7 +85,7 @@ def test_a_method_of_no_registered_kind_is_an_error_at_the_start() -> None:
 
 
 async def run(runner: Requests, call: Callable[[Any], Awaitable[Any]], caller: Caller = CALLER) -> Any:
-    return await runner.run(method(call), null.GetNullVolumeRequest(name="nullVolumes/d"), caller)
+    return await runner.run(method(call), reading(null.GetNullVolumeRequest(name="nullVolumes/d")), caller)
 
 
 async def answer(_: Any) -> null.NullVolume:
@@ -167,7 +176,7 @@ async def test_a_cancelled_request_is_logged_as_that(caplog: pytest.LogCaptureFi
 ])  # fmt: skip
 async def test_names_in_answers_are_of_the_style_that_was_set(legacy: bool, canonical: bool, name: str) -> None:
     request = null.GetNullVolumeRequest(name="nullVolumes/d")
-    told: Any = await requests(legacy=legacy).run(method(answer), request, CALLER, canonical=canonical)
+    told: Any = await requests(legacy=legacy).run(method(answer), reading(request), CALLER, canonical=canonical)
     assert told.name == name
 
 

@@ -7,11 +7,9 @@ a collection at the top or a resource, below which are its children and what it 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from opi_spdk_bridge.api.answers import JsonResponse
 from opi_spdk_bridge.api.health import Check, report
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
+from opi_spdk_bridge.core.kind import Counters, Record
 from opi_spdk_bridge.core.registry import Entry, Registry
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -35,8 +34,6 @@ _TIMEOUT_S = 5.0
 _MOST_OPEN = 200
 _ROWS = 100
 _MOST_ROWS = 1000
-_MOST_MEASURED = 200
-_MEASURED = re.compile(r".*Volume|nvmeNamespace|virtioBlk|virtioScsiLun")
 _FRONT_ENDS = ("nvmeSubsystem", "virtioBlk", "virtioScsiController", "virtioScsiTarget", "virtioScsiLun")
 
 
@@ -59,12 +56,14 @@ class Page:
         engine: Engine,
         checks: Sequence[Check],
         target: Callable[[], TargetState],
+        counters: Callable[[Sequence[Record]], Awaitable[Mapping[str, Counters]]],
     ) -> None:
         self._registry = registry
         self._catalog = catalog
         self._engine = engine
         self._checks = checks
         self._target = target
+        self._counters = counters
 
     def routes(self) -> list[BaseRoute]:
         """The routes of the page."""
@@ -144,18 +143,18 @@ class Page:
     async def _measure(self, branches: Iterable[dict[str, Any] | None]) -> None:
         """Puts the counters of what hosts read and write into the nodes, as far as the target tells them."""
         nodes = [node for branch in branches if branch is not None for node in branch["nodes"]]
-        measured = itertools.islice((node for node in nodes if _MEASURED.fullmatch(node["kind"])), _MOST_MEASURED)
-        await asyncio.gather(*(self._count(node) for node in measured))
-
-    async def _count(self, node: dict[str, Any]) -> None:
+        shown = [self._catalog.visible(node["name"]) for node in nodes]
         try:
-            counters = await self._engine.stats(self._registry[node["kind"]], node["name"])
+            measured = await self._counters([record for record in shown if record is not None])
         except errors.BridgeError:
             return
-        node["counters"] = {
-            "bytes": counters.read_bytes_count + counters.write_bytes_count,
-            "operations": counters.read_ops_count + counters.write_ops_count,
-        }
+        for node in nodes:
+            counters = measured.get(node["name"])
+            if counters is not None:
+                node["counters"] = {
+                    "bytes": counters.read_bytes_count + counters.write_bytes_count,
+                    "operations": counters.read_ops_count + counters.write_ops_count,
+                }
 
 
 class _Branch:

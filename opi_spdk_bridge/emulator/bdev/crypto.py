@@ -86,6 +86,10 @@ class CryptoBdev(Bdev):
         super().record(kind, ops, size_bytes, latency_ticks)
         self._base.bdev.record(kind, ops, size_bytes, latency_ticks)
 
+    def record_failures(self, count: int) -> None:
+        super().record_failures(count)
+        self._base.bdev.record_failures(count)
+
     async def read(self, offset: int, length: int) -> bytes:
         return self._crypt(offset, await self._base.bdev.read(offset, length), decrypt=True)
 

@@ -180,6 +180,11 @@ class Bdev:
         stat = self.channel_stat if self.channels else self.stat
         stat.kinds[kind].record(ops, size_bytes, latency_ticks)
 
+    def record_failures(self, count: int) -> None:
+        """Counts I/O that failed on this device and on what is below it."""
+        stat = self.channel_stat if self.channels else self.stat
+        stat.fail("failed", count)
+
     async def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from byte `offset` on."""
         return bytes(length)

@@ -57,6 +57,11 @@ class IoStat:
         for kind, stat in self.kinds.items():
             stat.add(other.kinds[kind])
         for status, count in other.errors.items():
+            self.fail(status, count)
+
+    def fail(self, status: str, count: int) -> None:
+        """Counts `count` I/Os that ended in a status (bdev_io_status_strings); those that never occurred are absent."""
+        if count:
             self.errors[status] = self.errors.get(status, 0) + count
 
     def reset(self, mode: ResetMode) -> None:
