@@ -29,7 +29,7 @@ class IoPath:
 
     @property
     def connected(self) -> bool:
-        """Whether I/O passes: through one source port (`svcid`) only the admin queue gets, and no I/O queue after it."""
+        """Whether I/O passes: one source port (`svcid`) lets the admin queue through, and no I/O queue after it."""
         return self.controller.connection is not None and not self.controller.host.svcid
 
     def describe(self) -> dict[str, Any]:
