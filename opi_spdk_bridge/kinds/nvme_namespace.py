@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from itertools import count
 from typing import ClassVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Facts, Phase, Record, Reservation, Settled, Taken
+from opi_spdk_bridge.core.kind import Counters, Facts, Graph, Phase, Record, Reservation, Settled, Taken
+from opi_spdk_bridge.core.volumes import Volumes
 from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
@@ -17,6 +18,7 @@ from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.model import Namespace, Subsystem
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
+from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.spdk.view import View
 
 _NSID = "spec.host_nsid"
@@ -31,6 +33,11 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
     immutable: ClassVar[tuple[str, ...]] = (_NSID, "spec.nguid", "spec.uuid", "spec.eui64")
     assigned: ClassVar[tuple[str, ...]] = (_NSID, "spec.nguid", "spec.uuid")
     hints: ClassVar[tuple[str, ...]] = (_NSID,)
+
+    def __init__(self, target: Target, graph: Graph, volumes: Volumes) -> None:
+        super().__init__(target, graph, volumes)
+        self._foreign: dict[str, Collection[int]] = {}
+        """By the name of a namespace whose NSID the target refused: those that others have there."""
 
     def normalise(self, resource: NvmeNamespace) -> None:
         spec = resource.spec
@@ -47,7 +54,7 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         assigned: dict[str, str | int] = dict(before.assigned) if before else {}
         if not before:
             if not resource.spec.host_nsid:
-                assigned[_NSID] = self._free_nsid(name.rsplit("/", 2)[0])
+                assigned[_NSID] = self._free_nsid(name.rsplit("/", 2)[0], self._foreign.pop(name, ()))
             if not resource.spec.nguid:
                 assigned["spec.nguid"] = uuid.uuid4().hex.upper()
             if not resource.spec.uuid and volume.uuid:
@@ -55,9 +62,13 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         stands_on = (name.rsplit("/", 2)[0], *((volume.resource,) if volume.resource else ()))
         return Settled(assigned, {_BDEV: volume.bdev}, stands_on)
 
-    def _free_nsid(self, subsystem: str) -> int:
+    def _free_nsid(self, subsystem: str, foreign: Collection[int]) -> int:
         """The first NSID that no namespace has: chosen here, since the target knows only of those that it has now."""
-        return next(nsid for nsid in count(1) if not any(True for _ in self.graph.holders(_nsid_key(subsystem, nsid))))
+        return next(
+            nsid
+            for nsid in count(1)
+            if nsid not in foreign and not any(True for _ in self.graph.holders(_nsid_key(subsystem, nsid)))
+        )
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
         nsid = self._nsid(record)
@@ -110,7 +121,7 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         ]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        parent, bdev, nsid = self.parent(record).desired.spec, record.private[_BDEV], self._nsid(record)
+        parent, bdev = self.parent(record).desired.spec, record.private[_BDEV]
         subsystem = await self.target.view().subsystem(parent.nqn)
         if subsystem is None:
             text = f"subsystem {parent.nqn} is not on the target any more: the bridge will restore it, try again then"
@@ -118,8 +129,23 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         blocked = await why_not_claimable(self, record, bdev, "spec.volume_name_ref")
         if blocked is not None:
             return blocked
-        others = [namespace for namespace in subsystem.namespaces if namespace.nguid.upper() != self._nguid(record)]
-        return _why_no_nsid(subsystem, others, nsid) or failure.undiagnosed()
+        return self._why_no_nsid(record, subsystem) or failure.undiagnosed()
+
+    def _why_no_nsid(self, record: Record, subsystem: Subsystem) -> errors.BridgeError | None:
+        nsid, chosen_here = self._nsid(record) or 0, not record.desired.spec.host_nsid
+        others = {ns.nsid: ns.bdev_name for ns in subsystem.namespaces if ns.nguid.upper() != self._nguid(record)}
+        most = subsystem.max_namespaces or _DEFAULT_MAX_NAMESPACES
+        if nsid in others:
+            text = f"NSID {nsid} of {subsystem.nqn} is taken by bdev {others[nsid]}"
+            if not chosen_here:
+                return errors.AlreadyExists(text, field=_NSID)
+            self._foreign[record.name] = others.keys()
+            return Taken(text, field=_NSID)
+        if len(others) >= most or (chosen_here and nsid > most):
+            return errors.ResourceExhausted(f"{subsystem.nqn} has {most} namespaces, as many as it may have")
+        if nsid > most:
+            return errors.InvalidArgument(f"NSID {nsid} is above the subsystem's max_namespaces, {most}", field=_NSID)
+        return None
 
     def shown(self, record: Record, seen: Namespace | None) -> Facts:
         state = NvmeNamespaceStatus.STATE_ENABLED if seen is not None else NvmeNamespaceStatus.STATE_DISABLED
@@ -155,16 +181,3 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
 
 def _nsid_key(subsystem: str, nsid: int) -> str:
     return f"nsid:{subsystem} {nsid}"
-
-
-def _why_no_nsid(subsystem: Subsystem, others: Sequence[Namespace], nsid: int | None) -> errors.BridgeError | None:
-    taken = {namespace.nsid: namespace for namespace in others}
-    most = subsystem.max_namespaces or _DEFAULT_MAX_NAMESPACES
-    if nsid in taken:
-        text = f"NSID {nsid} of {subsystem.nqn} is taken by bdev {taken[nsid].bdev_name}"
-        return errors.AlreadyExists(text, field=_NSID)
-    if len(taken) >= most:
-        return errors.ResourceExhausted(f"{subsystem.nqn} has {most} namespaces, as many as it may have")
-    if nsid is not None and nsid > most:
-        return errors.InvalidArgument(f"NSID {nsid} is above the subsystem's max_namespaces, {most}", field=_NSID)
-    return None

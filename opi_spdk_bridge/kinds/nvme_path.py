@@ -91,6 +91,12 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
             raise errors.InvalidArgument("fabrics.adrfam must be IPV4 or IPV6", field="fabrics.adrfam")
         rules.within(fabrics.trsvcid, 1, 65535, "fabrics.trsvcid")
         rules.within(fabrics.source_trsvcid, 0, 65535, "fabrics.source_trsvcid")
+        if fabrics.source_trsvcid and resource.trtype == opi.NVME_TRANSPORT_TYPE_TCP:
+            text = (
+                "a TCP path cannot come from one source port: the target opens a connection for each of its queues, and"
+                " all but the first find the port taken, so no I/O would pass. Leave source_trsvcid 0"
+            )
+            raise errors.InvalidArgument(text, field="fabrics.source_trsvcid")
         rules.nqn(fabrics.subnqn, "fabrics.subnqn")
         if fabrics.hostnqn:
             rules.nqn(fabrics.hostnqn, "fabrics.hostnqn")

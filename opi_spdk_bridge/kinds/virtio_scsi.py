@@ -180,7 +180,8 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
         add_old = methods.vhost_scsi_controller_add_target(
             old.private[_CTRLR], old.private[_NUMBER], old.private[_BDEV]
         )
-        return [Step(f"{self._at(old)} is the old one", self._remove(old), add_old), self._add(new)]
+        remove = Step(f"{self._at(old)} is the old one", self._remove(old), add_old)
+        return [remove, self._add(new), *qos.on_open(self.target, self.graph, new.private[_BDEV])]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         blocked = await why_not_claimable(self, record, record.private[_BDEV], "volume_name_ref")

@@ -22,7 +22,7 @@ class Pair:
 
     def __init__(self, near: EmulatedTarget, far: EmulatedTarget) -> None:
         self.near, self.far = near.client, far.client
-        self.far_target = far
+        self.near_target, self.far_target = near, far
         self.ports = [free_port(), free_port()]
         for client in (self.near, self.far):
             client.call("nvmf_create_transport", trtype="TCP")
@@ -107,7 +107,16 @@ def test_a_remote_bdev_can_be_exported_again_and_its_path_shows(pair: Pair) -> N
 
 @pytest.mark.parametrize(
     "params",
-    [{"subnqn": f"{NQN}b"}, {"traddr": "127.0.0.2"}, {"adrfam": "IPv6", "traddr": "::1"}, {"trsvcid": "x"}],
+    [
+        {"subnqn": f"{NQN}b"},
+        {"traddr": "127.0.0.2"},
+        {"adrfam": "IPv6", "traddr": "::1"},
+        {"trsvcid": "x"},
+        {"hostaddr": "192.0.2.1"},
+        {"hostsvcid": "x"},
+        {"hostsvcid": "0"},
+        {"hostsvcid": "65536"},
+    ],
 )
 def test_what_cannot_be_reached(pair: Pair, params: dict[str, Any]) -> None:
     assert pair.refused(**params) == IO_ERROR
@@ -196,6 +205,29 @@ def test_a_second_path_takes_over(pair: Pair) -> None:
     pair.near.call("bdev_nvme_detach_controller", name="r0", **pair.address(pair.ports[1]))
     assert pair.bdevs() == ["r0n1"]
     assert pair.near.error("emulator_read", name="r0n1") == IO_ERROR
+
+
+def test_no_io_queue_fits_beside_the_admin_queue_on_one_source_port(pair: Pair) -> None:
+    waiting = pair.near_target.connect()
+    attachment = pair.attachment(hostaddr="127.0.0.2", hostsvcid=free_port())
+    waiting.send(waiting.encode("bdev_nvme_attach_controller", attachment))
+    wait_for(lambda: pair.bdevs() == ["r0n1"])
+    assert pair.near.error("emulator_read", name="r0n1") == IO_ERROR
+    assert waiting.call("bdev_nvme_get_controllers")[0]["ctrlrs"][0]["host"]["addr"] == "127.0.0.2"  # answered first
+    pair.attach(1)
+    assert waiting.read()["result"] == ["r0n1"]
+    pair.near.call("emulator_read", name="r0n1")
+    waiting.close()
+
+
+def test_an_attachment_without_io_ends_with_the_controller(pair: Pair) -> None:
+    waiting = pair.near_target.connect()
+    waiting.send(waiting.encode("bdev_nvme_attach_controller", pair.attachment(hostsvcid=free_port())))
+    wait_for(lambda: pair.bdevs() == ["r0n1"])
+    pair.near.call("bdev_nvme_detach_controller", name="r0")
+    assert waiting.read()["result"] == ["r0n1"]
+    assert pair.bdevs() == []
+    waiting.close()
 
 
 def test_failover_connects_to_the_next_address(pair: Pair) -> None:

@@ -86,6 +86,26 @@ def test_an_nsid_that_somebody_else_has_is_refused_saying_so(sub: World) -> None
     assert bdevs(sub) == {5: "v3"}
 
 
+def test_an_nsid_that_somebody_else_has_is_not_picked(sub: World) -> None:
+    for nsid in (1, 3):
+        sub.target.rpc("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": f"v{nsid}", "nsid": nsid})
+    assert [sub.namespace(f"n{volume}", volume)["spec"]["host_nsid"] for volume in ("v0", "v2")] == [2, 4]
+    assert bdevs(sub) == {1: "v1", 2: "v0", 3: "v3", 4: "v2"}
+    sub.delete("NvmeNamespace", f"{SUB}/nvmeNamespaces/nv0")
+    assert bdevs(sub) == {1: "v1", 3: "v3", 4: "v2"}
+
+
+def test_a_subsystem_that_others_filled_is_full(world: World) -> None:
+    world.subsystem(max_namespaces="2")
+    for number in range(3):
+        world.null_volume(f"v{number}")
+    world.namespace("n0", "v0")
+    world.target.rpc("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "v1"})
+    problem = failing(lambda: world.namespace("n1", "v2"))
+    assert problem.code == "RESOURCE_EXHAUSTED"
+    assert bdevs(world) == {1: "v0", 2: "v1"}
+
+
 # Identities
 
 

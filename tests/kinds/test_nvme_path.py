@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.kinds.world import FAR_NQN, HOST_NQN, NQN, World, failing, free_ports, path_to
+from tests.support.target import wait_until
 
 ARRAY = "nvmeRemoteControllers/array"
 P0, P1 = f"{ARRAY}/nvmePaths/p0", f"{ARRAY}/nvmePaths/p1"
@@ -101,14 +102,38 @@ def test_the_connection_comes_from_the_source_address_that_was_given(world: Worl
     assert ctrlrs(world) == []
 
 
-def test_the_connection_comes_from_the_source_port_that_was_given(world: World) -> None:
-    if not world.target.emulated:
-        pytest.skip("a real target does not get all its queues through one source port: needs an emulated target")
+def test_one_source_port_for_all_queues_of_a_tcp_path_is_refused(world: World) -> None:
     controller(world)
     (port,) = free_ports(1)
-    world.path("p0", world.ports[0], source_traddr="127.0.0.2", source_trsvcid=port)
-    (only,) = ctrlrs(world)
-    assert (only["host"]["addr"], only["host"]["svcid"]) == ("127.0.0.2", str(port))
+    problem = failing(lambda: world.path("p0", world.ports[0], source_traddr="127.0.0.2", source_trsvcid=port))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_path.fabrics.source_trsvcid")
+    assert ctrlrs(world) == []
+    world.path("p0", world.ports[0])
+    moved = {"name": P0, **path_to(world.ports[0], source_trsvcid=port)}
+    problem = failing(lambda: world.update("NvmePath", moved))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_path.fabrics.source_trsvcid")
+    assert connected(world) == texts(world.ports[:1])
+
+
+def test_the_target_passes_no_io_through_one_source_port(world: World) -> None:
+    """Why it is refused."""
+    controller(world)
+    world.path("p0", world.ports[0])
+    (port,) = free_ports(1)
+    theirs = {"name": "array", "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "subnqn": FAR_NQN}
+    for number, source in ((1, {}), (2, {"hostsvcid": str(port)})):
+        path = {**theirs, "trsvcid": str(world.ports[number]), "hostaddr": "127.0.0.2"}
+        world.target.rpc("bdev_nvme_attach_controller", **path, **source)
+    world.subsystem()
+    world.namespace("n0", "arrayn1")  # opens the bdev
+
+    def passable() -> list[str]:
+        (group,) = world.target.rpc("bdev_nvme_get_io_paths", name="arrayn1")["poll_groups"]
+        return sorted(path["transport"]["trsvcid"] for path in group["io_paths"] if path["connected"])
+
+    wait_until(lambda: passable() == texts(world.ports[:2]), "the paths from ports of the system's choice take I/O")
+    assert connected(world) == texts(world.ports[:3])
+    world.target.rpc("bdev_nvme_detach_controller", name="array")
 
 
 def test_a_source_of_another_family_is_refused(world: World) -> None:
@@ -150,7 +175,7 @@ def test_an_address_that_does_not_fit_its_transport_is_refused(world: World, pat
     "path",
     [
         {"trtype": "NVME_TRANSPORT_TYPE_PCIE", "traddr": "0000:7f:1f.7"},
-        {**path_to(4420), "trtype": "NVME_TRANSPORT_TYPE_RDMA"},
+        {**path_to(4420, source_trsvcid=4421), "trtype": "NVME_TRANSPORT_TYPE_RDMA"},
     ],
     ids=["PCIe", "RDMA"],
 )

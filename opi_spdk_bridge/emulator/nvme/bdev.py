@@ -1,5 +1,6 @@
 """A namespace of another target as a bdev, over one or several paths."""
 
+import asyncio
 from dataclasses import dataclass, field
 from errno import EIO
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ class IoPath:
 
     @property
     def connected(self) -> bool:
-        return self.controller.connection is not None
+        """Whether I/O passes: one source port (`svcid`) lets the admin queue through, and no I/O queue after it."""
+        return self.controller.connection is not None and not self.controller.host.svcid
 
     def describe(self) -> dict[str, Any]:
         """What bdev_get_bdevs shows of it."""
@@ -72,6 +74,8 @@ class NvmeBdev(Bdev):
         )
         self.nsid = namespace.nsid
         self.paths: list[IoPath] = []
+        self.examined = asyncio.Event()
+        """Set once I/O can pass, so that the partition table is read; or when the bdev goes."""
         self.multipath = multipath
         unmap = {"unmap"} if namespace.unmap else set()
         self.io_types = frozenset(
@@ -96,6 +100,11 @@ class NvmeBdev(Bdev):
         usable = [path for path in self.paths if path.connected and path.namespace.ana_state != "inaccessible"]
         optimized = [path for path in usable if path.namespace.ana_state == "optimized"]
         return next(iter(optimized or usable), None)
+
+    def add_path(self, path: IoPath) -> None:
+        self.paths.append(path)
+        if path.connected:
+            self.examined.set()
 
     def channel_opened(self) -> None:
         for path in self.paths:

@@ -188,9 +188,8 @@ async def connect(trid: TransportId, host: HostIdentity, timeout_s: float) -> Co
         if trid.trtype != "TCP" or not trid.adrfam:
             raise errno_error(EIO)
         async with asyncio.timeout(timeout_s):
-            source = (str(ipaddress.ip_address(host.addr)), int(host.svcid or 0)) if host.addr else None
             reader, writer = await asyncio.open_connection(
-                trid.traddr, int(trid.trsvcid), limit=wire.LINE_BYTES_MAX, local_addr=source
+                trid.traddr, int(trid.trsvcid), limit=wire.LINE_BYTES_MAX, local_addr=_source(trid, host)
             )
             try:
                 return await _introduce(trid, host, reader, writer)
@@ -199,6 +198,17 @@ async def connect(trid: TransportId, host: HostIdentity, timeout_s: float) -> Co
                 raise
     except (OSError, ValueError):
         raise errno_error(EIO) from None
+
+
+def _source(trid: TransportId, host: HostIdentity) -> tuple[str, int] | None:
+    """Where to connect from, None for anywhere. Raises ValueError for what is no address or no port."""
+    if not host.addr and not host.svcid:
+        return None
+    port = int(host.svcid or 0)
+    if port not in range(1 if host.svcid else 0, 65536):
+        raise ValueError(host.svcid)
+    anywhere = "::" if trid.adrfam == "IPv6" else "0.0.0.0"
+    return str(ipaddress.ip_address(host.addr or anywhere)), port
 
 
 async def _introduce(

@@ -108,7 +108,7 @@ class NvmeController:
         bdev = group.bdevs.get(nsid)
         if bdev is None:
             bdev = NvmeBdev(group.name, path.namespace, self.options.multipath_opts)
-            bdev.paths.append(path)
+            bdev.add_path(path)
             try:
                 self._bdevs.register(bdev)
             except OSError:
@@ -117,7 +117,7 @@ class NvmeController:
         elif bdev.paths and bdev.paths[0].namespace.identity() != path.namespace.identity():
             return
         else:
-            bdev.paths.append(path)
+            bdev.add_path(path)
         self.paths[nsid] = path
 
     def _drop_path(self, nsid: int) -> Work[None] | None:
@@ -130,6 +130,7 @@ class NvmeController:
         if bdev.paths:
             return None
         del self.group.bdevs[nsid]
+        bdev.examined.set()
         return self._bdevs.unregister_soon(bdev)
 
     def update_qpairs(self) -> None:

@@ -79,7 +79,9 @@ class NvmeModule:
     def attach(
         self, name: str, trid: TransportId, host: HostIdentity, options: ControllerOptions, bdevs_max: int
     ) -> Coroutine[Any, Any, list[str]]:
-        """Connects, and answers the bdevs of the controller. The host's keys are the controller's from here on.
+        """Connects, and answers the bdevs of the controller once each was examined.
+
+        The host's keys are the controller's from here on.
 
         Raises OSError: EEXIST for a path of another name, EINVAL for another mode than the name's, ENODEV for a
         transport that this target cannot connect over; later EIO, EINVAL, EALREADY or ERANGE.
@@ -124,7 +126,10 @@ class NvmeModule:
         finally:
             if not attached:
                 self.put_keys(host)
-        names = [group.bdevs[nsid].name for nsid in sorted(controller.paths)]
+        bdevs = [group.bdevs[nsid] for nsid in sorted(controller.paths)]
+        names = [bdev.name for bdev in bdevs]
+        for bdev in bdevs:
+            await bdev.examined.wait()
         if len(names) > bdevs_max:
             raise errno_error(ERANGE)
         return names
