@@ -18,6 +18,8 @@ from opi_spdk_bridge.core.engine import Engine
 from opi_spdk_bridge.core.registry import Entry, Registry
 
 _VERB = re.compile(r"(Create|Get|List|Update|Delete|Stats)[A-Z]")
+READS = ("Get", "List", "Stats")
+"""How the names of methods begin that change nothing."""
 _INT32_MAX = 2**31 - 1
 
 Call = Callable[[Any], Awaitable[Message]]
@@ -32,6 +34,8 @@ class Method:
     request: type[Message]
     response: type[Message]
     call: Call
+    changes: bool = False
+    """Whether it may change something."""
 
     @property
     def path(self) -> str:
@@ -47,7 +51,8 @@ def bind(services: Iterable[Any], engine: Engine, registry: Registry, extras: di
             call = extras.get(descriptor.full_name) or _verb(descriptor, engine, registry)
             request = message_factory.GetMessageClass(descriptor.input_type)
             response = message_factory.GetMessageClass(descriptor.output_type)
-            methods.append(Method(service.full_name, descriptor.name, request, response, call))
+            changes = not descriptor.name.startswith(READS)
+            methods.append(Method(service.full_name, descriptor.name, request, response, call, changes))
     return methods
 
 

@@ -7,9 +7,9 @@ JSON, too large, too slow) is counted and logged as the end of an RPC like any o
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.limits import Limits, require_short
 from opi_spdk_bridge.api.naming import legacy_names
-from opi_spdk_bridge.api.policy import READS, Authorizer, Everyone, Peer, require_allowed, visible
+from opi_spdk_bridge.api.policy import Authorizer, Everyone, Peer, Subject, require_allowed, visible
 from opi_spdk_bridge.observer import NoObserver, Observer
 
 log = logging.getLogger("opi_spdk_bridge.requests")
@@ -55,7 +55,7 @@ class Caller:
 
 def request_id(given: str | None) -> str:
     """The client's request ID where it is usable, else a fresh one."""
-    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 class Failed(Exception):
@@ -86,12 +86,14 @@ class Requests:
     async def run(self, method: Method, read: Read, caller: Caller, *, canonical: bool = False) -> Message:
         """Reads and carries out the request; raises Failed. `canonical`: names in the answer are so in any setting."""
         started = time.monotonic()
-        code, about = "OK", caller.about
+        code, about, who = "OK", caller.about, "-"
         with self.observer.request(method.service, method.name, caller.carrier) as ended:
             try:
+                asker = self._identified(caller)
+                who = asker.name
                 request = await self._read(read)
                 about = subject(request)
-                answer = await self._admitted(method, request, caller)
+                answer = await self._admitted(method, request, caller, asker)
                 return legacy_names(answer) if self._legacy and not canonical else answer
             except Failed as failure:
                 code = code_pb2.Code.Name(failure.status.code)
@@ -101,7 +103,14 @@ class Requests:
                 raise
             finally:
                 ended(code)
-                tell(method.name, about, code, started, caller.peer, caller.request_id)
+                by = who if method.changes else None
+                tell(method.name, about, code, started, caller.peer, caller.request_id, changed_by=by)
+
+    def _identified(self, caller: Caller) -> Subject:
+        try:
+            return self.authorizer.identify(caller.connection)
+        except errors.BridgeError as problem:
+            raise Failed(errors.to_status(problem)) from problem
 
     async def _read(self, read: Read) -> Message:
         try:
@@ -111,7 +120,7 @@ class Requests:
             raise Failed(errors.to_status(problem)) from problem
         return request
 
-    async def _admitted(self, method: Method, request: Message, caller: Caller) -> Message:
+    async def _admitted(self, method: Method, request: Message, caller: Caller, asker: Subject) -> Message:
         try:
             self._require_room(caller)
         except errors.ResourceExhausted as problem:
@@ -120,7 +129,8 @@ class Requests:
         try:
             most_s = self.limits.request_s
             with deadline.limit(most_s if caller.timeout_s is None else min(most_s, caller.timeout_s)):
-                return await self._authorized(method, request, caller)
+                require_allowed(asker, method.name, request)
+                return visible(asker, await method.call(request))
         except errors.BridgeError as problem:
             raise Failed(errors.to_status(problem)) from problem
         except Exception as problem:
@@ -140,30 +150,28 @@ class Requests:
             text = f"the bridge is at work on {self.limits.requests_of_peer} requests of this peer, as many as it takes"
             raise errors.ResourceExhausted(f"{text}: try again")
 
-    async def _authorized(self, method: Method, request: Message, caller: Caller) -> Message:
-        """Lets the caller do what the policy allows, and says who changed what."""
-        asker, code = self.authorizer.identify(caller.connection), "UNKNOWN"
-        try:
-            require_allowed(asker, method.name, request)
-            answer = visible(asker, await method.call(request))
-            code = "OK"
-            return answer
-        except errors.BridgeError as problem:
-            code = problem.reason
-            raise
-        finally:
-            if not method.name.startswith(READS):
-                told = {"who": asker.name, "method": method.name, "resource": subject(request), "result": code}
-                audit.info("change", extra={**told, "request_id": caller.request_id})
-
 
 def tell(
-    method: str, resource: str, code: str, started: float, peer: str, request_id: str, level: int = logging.INFO
+    method: str,
+    resource: str,
+    code: str,
+    started: float,
+    peer: str,
+    request_id: str,
+    level: int = logging.INFO,
+    changed_by: str | None = None,
 ) -> None:
-    """Logs the one line of a request that began at `started` (monotonic seconds) and ends now."""
+    """Logs the one line of a request that began at `started` (monotonic seconds) and ends now.
+
+    `changed_by`: who asked for a change, whose line is one of the audit.
+    """
     took_ms = round(1e3 * (time.monotonic() - started), 2)
     told = {"method": method, "resource": printable(resource), "code": code, "duration_ms": took_ms}
-    log.log(level, "request", extra={**told, "peer": peer, "request_id": request_id})
+    told |= {"peer": peer, "request_id": request_id}
+    if changed_by is None:
+        log.log(level, "request", extra=told)
+    else:
+        audit.log(level, "change", extra={"who": changed_by, **told})
 
 
 def subject(request: Message) -> str:
@@ -173,7 +181,8 @@ def subject(request: Message) -> str:
 
 def printable(text: str) -> str:
     """The text's beginning without what would break a line of a log."""
-    return "".join(character if character.isprintable() else "?" for character in text[:_LONGEST_SUBJECT])
+    text = text[:_LONGEST_SUBJECT]
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _subject(request: Message) -> str:

@@ -35,9 +35,7 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from opi_spdk_bridge import errors
-
-READS = ("Get", "List", "Stats")
-"""How the names of methods begin that change nothing."""
+from opi_spdk_bridge.api.bind import READS
 
 _READS = tuple(f"{verb}*" for verb in READS)
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -29,7 +29,9 @@ def _lines(bridge: Web) -> list[dict[str, Any]]:
 
 
 def _requests(bridge: Web, request_id: str) -> list[dict[str, Any]]:
-    return [line for line in _lines(bridge) if line["event"] == "request" and line["request_id"] == request_id]
+    return [
+        line for line in _lines(bridge) if line["event"] in ("request", "change") and line["request_id"] == request_id
+    ]
 
 
 def _echoed(bridge: Web, *metadata: tuple[str, str]) -> str:
