@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import AnyKind, Facts, Phase, Record, Reservation
@@ -20,6 +20,7 @@ class Catalog:
         self._counts: Counter[str] = Counter()
         self._records: dict[str, Record] = {}
         self._shown: dict[str, Facts] = {}
+        self._answers: dict[str, tuple[Record, bytes]] = {}
         self._collections: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._dependents = _Index()
         self._holders = _Index()
@@ -45,6 +46,7 @@ class Catalog:
         """Adds or replaces a record."""
         old = self._records.get(record.name)
         self._records[record.name] = record
+        self._answers.pop(record.name, None)
         if old is None:
             bisect.insort(self._collections[record.kind, record.parent], record.name)
             self._counts[record.kind] += 1
@@ -61,6 +63,7 @@ class Catalog:
         """Forgets a record."""
         record = self._records.pop(name)
         self._shown.pop(name, None)
+        self._answers.pop(name, None)
         self._counts[record.kind] -= 1
         self._unlink(record)
         names = self._collections[record.kind, record.parent]
@@ -122,8 +125,16 @@ class Catalog:
 
     def show(self, name: str, facts: Facts) -> None:
         """Keeps what was seen, for lists and for when the target is away."""
-        if name in self._records:
+        if name in self._records and facts != self._shown.get(name):
             self._shown[name] = facts
+            self._answers.pop(name, None)
+
+    def answer(self, record: Record, make: Callable[[Record, Facts], bytes]) -> bytes:
+        """What `make` makes of the record and of what was last seen of it; kept until one of the two is another."""
+        kept = self._answers.get(record.name)
+        if kept is None or kept[0] is not record:
+            kept = self._answers[record.name] = (record, make(record, self.shown(record.name)))
+        return kept[1]
 
     def _needs(self, record: Record) -> set[str]:
         before = record.previous.stands_on if record.previous else ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 import uuid
@@ -360,7 +361,9 @@ class Engine:
         return record
 
     def _present(self, entry: Entry, record: Record) -> Message:
-        return requests.answer(entry.kind, record, self._catalog.shown(record.name))
+        """The resource as clients see it, for the caller to change."""
+        answer = self._catalog.answer(record, functools.partial(requests.answer, entry.kind))
+        return entry.kind.message.FromString(answer)
 
 
 def _with(record: Record, settled: Settled) -> Record:

@@ -68,8 +68,8 @@ def same(kind: AnyKind, existing: Record, wanted: Message) -> bool:
     return ours == theirs
 
 
-def answer(kind: AnyKind, record: Record, shown: Facts) -> Message:
-    """The resource as clients see it: outputs filled in, no secrets."""
+def answer(kind: AnyKind, record: Record, shown: Facts) -> bytes:
+    """The resource as clients see it, serialised: outputs filled in, no secrets."""
     resource = kind.message()
     for path, value in record.assigned.items():
         fields.put(resource, path, value)
@@ -79,7 +79,7 @@ def answer(kind: AnyKind, record: Record, shown: Facts) -> Message:
     for path, value in shown.items():
         fields.put(resource, path, value)
     fields.put(resource, "name", record.name)
-    return resource
+    return bytes(resource.SerializeToString())
 
 
 @contextmanager
