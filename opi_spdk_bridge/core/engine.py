@@ -126,9 +126,12 @@ class Engine:
         await self._to_its_end(self._remake(name, lambda kind, record: kind.repair(record, view)))
 
     async def remake(self, name: str) -> bool:
-        """Makes what is expected to be gone, without looking; False when that could not be done so."""
+        """Makes what is expected to be gone, without looking; False when that could not be done so.
+
+        Cancelled, it may have made what it was to make: that is found to be there the next time.
+        """
         try:
-            await self._to_its_end(self._remake(name, lambda kind, record: kind.realize(record)))
+            await self._remake(name, lambda kind, record: kind.realize(record))
         except errors.OutcomeUnknown:
             raise
         except errors.BridgeError as problem:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from opi_spdk_bridge import deadline, errors
@@ -56,32 +56,33 @@ class NameLocks:
         lock = self._locks.get(name)
         return lock is not None and (lock.writer or any(exclusive for exclusive, _ in lock.queue))
 
-    @asynccontextmanager
-    async def exclusive(self, name: str) -> AsyncIterator[None]:
-        """Keeps everybody else off the name; raises Aborted when the wait outlasts the caller's deadline."""
-        await self._acquire(name, exclusive=True)
-        try:
-            yield
-        finally:
-            self._release(name, exclusive=True)
+    def exclusive(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Keeps everybody else off the name; entering raises Aborted when the wait outlasts the caller's deadline."""
+        return _Held(self, {name}, exclusive=True)
 
-    @asynccontextmanager
-    async def shared(self, names: Iterable[str]) -> AsyncIterator[None]:
+    def shared(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """Keeps writers off the names; raises as `exclusive`.
 
         All are taken in one step, once all are free: who waits for one name while holding another could be waited for.
         """
-        wanted = set(names)
-        while (busy := next((name for name in wanted if not self._is_free(name)), None)) is not None:
+        return _Held(self, set(names), exclusive=False)
+
+    async def acquire(self, names: Collection[str], exclusive: bool) -> None:
+        """What entering one of them does: takes all of the names, of which there is one where `exclusive`."""
+        if exclusive:
+            for name in names:
+                await self._acquire(name, exclusive=True)
+            return
+        while (busy := next((name for name in names if not self._is_free(name)), None)) is not None:
             await self._acquire(busy, exclusive=False)
             self._release(busy, exclusive=False)
-        for name in wanted:
+        for name in names:
             self._locks.setdefault(name, _Lock()).grant(exclusive=False)
-        try:
-            yield
-        finally:
-            for name in wanted:
-                self._release(name, exclusive=False)
+
+    def release(self, names: Collection[str], exclusive: bool) -> None:
+        """What leaving does."""
+        for name in names:
+            self._release(name, exclusive)
 
     def _is_free(self, name: str) -> bool:
         lock = self._locks.get(name)
@@ -122,3 +123,20 @@ class NameLocks:
     def _forget_if_idle(self, name: str, lock: _Lock) -> None:
         if lock.idle and self._locks.get(name) is lock:
             del self._locks[name]
+
+
+class _Held(AbstractAsyncContextManager[None]):
+    """Names that are held while the context lasts."""
+
+    __slots__ = ("_exclusive", "_locks", "_names")
+
+    def __init__(self, locks: NameLocks, names: Collection[str], exclusive: bool) -> None:
+        self._locks = locks
+        self._names = names
+        self._exclusive = exclusive
+
+    async def __aenter__(self) -> None:
+        await self._locks.acquire(self._names, self._exclusive)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._locks.release(self._names, self._exclusive)
