@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,11 +111,10 @@ def test_a_missing_other_file_leaves_the_volume_as_it_was(world: World) -> None:
 
 
 def test_what_is_written_is_in_the_file(world: World) -> None:
-    if not world.target.emulated:
-        pytest.skip("needs I/O on demand: an emulated target")
     made = volume(world, block_size=512)
     block = bytes(range(256)) * 2
-    world.target.rpc("emulator_write", name="vol", content=base64.b64encode(block).decode(), offset_blocks=3)
+    with world.io("vol") as io:
+        io.write(3, block)
     assert Path(made["filename"]).read_bytes()[3 * 512 : 4 * 512] == block
     world.delete("AioVolume", VOL)
     assert Path(made["filename"]).read_bytes()[3 * 512 : 4 * 512] == block
