@@ -40,6 +40,14 @@ def test_answers_give_the_real_size(world: World, block_size: int) -> None:
     assert world.get("AioVolume", VOL) == made
 
 
+def test_get_tells_the_size_that_the_target_has_now(world: World) -> None:
+    volume(world, block_size=512)
+    world.file("file", 4096)
+    assert world.get("AioVolume", VOL)["blocks_count"] == "2048"
+    world.target.rpc("bdev_aio_rescan", name="vol")
+    assert world.get("AioVolume", VOL)["blocks_count"] == "4096"
+
+
 def test_a_block_size_that_is_left_open_is_found(world: World) -> None:
     made = volume(world)
     assert (made["block_size"], made["blocks_count"]) == ("512", "2048")
