@@ -105,7 +105,7 @@ class Postponed(Exception):
 
 
 class Taken(errors.Aborted):
-    """Something that the bridge itself chose was taken by another request in the meantime: choose again."""
+    """Something that the bridge itself chose is taken, by another request or on the target: choose again."""
 
 
 class Presence(enum.Enum):

@@ -231,8 +231,12 @@ class ComplianceClient:
 
 @pytest.fixture(scope="module")
 def malloc1(paced: Target) -> Target:
-    """The near target with the free bdev that the client takes again and again."""
+    """The near target with the free bdev that the client takes again and again.
+
+    And with a vhost device: the removal of its last one takes a real target a second.
+    """
     paced.rpc("bdev_malloc_create", name="Malloc1", block_size=512, num_blocks=MALLOC1_BLOCKS)
+    paced.rpc("vhost_create_scsi_controller", ctrlr="spare")
     return paced
 
 

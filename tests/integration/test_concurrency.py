@@ -205,7 +205,8 @@ def _after(state: str, event: Event) -> str | None:
 def _linearizable(events: tuple[Event, ...]) -> bool:
     """Whether some order that keeps what was answered before something else was sent explains every outcome.
 
-    Wing and Gong's search, with the visited configurations remembered.
+    Wing and Gong's search, with the visited configurations remembered. What can be next and never changes the state is
+    next: nothing is lost by that, and the search stays small however slow the target is.
     """
     seen: set[tuple[int, str]] = set()
     stack = [((1 << len(events)) - 1, "")]
@@ -218,12 +219,19 @@ def _linearizable(events: tuple[Event, ...]) -> bool:
         seen.add((left, state))
         waiting = [number for number in range(len(events)) if left >> number & 1]
         first_answer = min(events[number].answered for number in waiting)
-        for number in waiting:
-            if events[number].sent <= first_answer:
-                after = _after(state, events[number])
-                if after is not None:
-                    stack.append((left & ~(1 << number), after))
+        may_be_next = [
+            (left & ~(1 << number), after, events[number])
+            for number in waiting
+            if events[number].sent <= first_answer and (after := _after(state, events[number])) is not None
+        ]
+        only_looked = [choice for choice in may_be_next if _only_looks(choice[2])]
+        stack += [(rest, after) for rest, after, _ in only_looked[:1] or may_be_next]
     return False
+
+
+def _only_looks(event: Event) -> bool:
+    """Whether it changes the state in no order."""
+    return event.verb == "get" or event.outcome in ("ALREADY_EXISTS", "NOT_FOUND")
 
 
 @pytest.mark.parametrize(

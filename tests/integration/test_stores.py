@@ -345,8 +345,8 @@ def test_a_state_is_exported_beside_a_running_bridge_and_imported_elsewhere(
     target.clean()
     second = start(state=elsewhere, spdk_shared_dir=daemon._folder / "shared")
     world = make(second)
-    assert [world.get(noun, name) for noun, name in world.everything()] == answers
     wait_until(lambda: (target.subsystem(NQN) or {}).get("namespaces"), "the target has it, too")
+    wait_until(lambda: [world.get(*each) for each in world.everything()] == answers, "the same answers as before")
     assert {item["nsid"] for item in (target.subsystem(NQN) or {})["namespaces"]} == {4}
 
 

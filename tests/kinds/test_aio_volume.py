@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,14 @@ def test_answers_give_the_real_size(world: World, block_size: int) -> None:
     assert (made["block_size"], made["blocks_count"]) == (str(block_size), str(real))
     assert on_target(world) == (block_size, real, made["filename"])
     assert world.get("AioVolume", VOL) == made
+
+
+def test_get_tells_the_size_that_the_target_has_now(world: World) -> None:
+    volume(world, block_size=512)
+    world.file("file", 4096)
+    assert world.get("AioVolume", VOL)["blocks_count"] == "2048"
+    world.target.rpc("bdev_aio_rescan", name="vol")
+    assert world.get("AioVolume", VOL)["blocks_count"] == "4096"
 
 
 def test_a_block_size_that_is_left_open_is_found(world: World) -> None:
@@ -112,11 +119,10 @@ def test_a_missing_other_file_leaves_the_volume_as_it_was(world: World) -> None:
 
 
 def test_what_is_written_is_in_the_file(world: World) -> None:
-    if not world.target.emulated:
-        pytest.skip("needs I/O on demand: an emulated target")
     made = volume(world, block_size=512)
     block = bytes(range(256)) * 2
-    world.target.rpc("emulator_write", name="vol", content=base64.b64encode(block).decode(), offset_blocks=3)
+    with world.io("vol") as io:
+        io.write(3, block)
     assert Path(made["filename"]).read_bytes()[3 * 512 : 4 * 512] == block
     world.delete("AioVolume", VOL)
     assert Path(made["filename"]).read_bytes()[3 * 512 : 4 * 512] == block

@@ -1,7 +1,9 @@
 """Where each of the 88 RPCs is tested for its effect on the target, or for a true answer from it.
 
 The verbs of a kind are first tested by the contract suite, which looks at the target itself (`Case.seen`). Where what a
-verb does there is particular to the kind, the test that looks at that is named, too.
+verb does there is particular to the kind, the test that looks at that is named, too. The Gets of kinds without a status
+answer what is stored whatever the target has: that they ask it all the same is tested by test_api_table.py, which holds
+every RPC to the calls that it makes.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ OWN = {
     "UpdateNvmeController": "test_nvme_controller.test_what_the_target_cannot_honour_is_kept_and_can_be_updated",
     "UpdateNvmePath": "test_nvme_path.test_a_path_moves_under_a_volume_in_use",
     "UpdateNvmeRemoteController": (
-        "test_nvme_remote_controller.test_queues_and_digests_reach_the_target_with_the_path"
+        "test_nvme_remote_controller.test_with_its_key_it_gets_into_an_array_that_demands_tls"
     ),
     "UpdateVirtioScsiController": "test_virtio_scsi.test_a_controller_takes_a_pci_function_any_a_target_none",
     "UpdateVirtioScsiLun": "test_virtio_scsi.test_a_lun_moves_to_another_device",
@@ -39,7 +41,7 @@ OWN = {
     ),
     "DeleteNvmeRemoteController": "test_nvme_remote_controller.test_it_is_not_deleted_under_its_paths",
     # Answers that tell what the target has now
-    "GetAioVolume": "test_aio_volume.test_answers_give_the_real_size",
+    "GetAioVolume": "test_aio_volume.test_get_tells_the_size_that_the_target_has_now",
     "GetNvmeController": "test_nvme_controller.test_active_is_whether_the_target_listens",
     "GetNvmeNamespace": "test_nvme_namespace.test_a_volume_that_was_removed_shows_offline",
     "GetNvmeSubsystem": "test_nvme_subsystem.test_the_firmware_revision_is_the_targets_version",

@@ -238,8 +238,6 @@ def test_a_listener_that_somebody_else_added_is_left_alone(sub: World) -> None:
 
 
 def test_its_counters_are_those_of_the_namespaces_behind_it(sub: World) -> None:
-    if not sub.target.emulated:
-        pytest.skip("needs I/O on demand: an emulated target")
     name = sub.controller("c0", sub.ports[0])["name"]
     assert sub.stats("NvmeController", name) == {}
     for number in range(2):
@@ -247,6 +245,7 @@ def test_its_counters_are_those_of_the_namespaces_behind_it(sub: World) -> None:
         sub.namespace(f"n{number}", f"v{number}")
     before = sub.stats("NvmeController", name)
     for number in range(2):
-        sub.target.rpc("emulator_run_io", name=f"v{number}", writes=number + 1, blocks=1)
+        with sub.io(f"v{number}") as io:
+            io.run(writes=number + 1)
     after = sub.stats("NvmeController", name)
     assert after["write_ops_count"] - before.get("write_ops_count", 0) == 3

@@ -242,11 +242,10 @@ def test_without_paths_its_counters_are_zero(world: World) -> None:
 
 
 def test_its_counters_are_the_sum_of_its_volumes(attached: World) -> None:
-    if not attached.target.emulated:
-        pytest.skip("needs I/O on demand: an emulated target")
     before = attached.stats("NvmeRemoteController", ARRAY)
     for nsid in (1, 2):
-        attached.target.rpc("emulator_run_io", name=f"arrayn{nsid}", writes=nsid, blocks=1)
+        with attached.io(f"arrayn{nsid}") as io:
+            io.run(writes=nsid)
     after = attached.stats("NvmeRemoteController", ARRAY)
     assert after["write_ops_count"] - before.get("write_ops_count", 0) == 3
     assert after["write_bytes_count"] - before.get("write_bytes_count", 0) == 3 * 512

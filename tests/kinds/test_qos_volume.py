@@ -231,11 +231,10 @@ def test_an_open_volume_that_stays_busy_is_a_clear_error(frail: World) -> None:
 
 
 def test_its_counters_are_those_of_the_volume(volumes: World) -> None:
-    if not volumes.target.emulated:
-        pytest.skip("needs I/O on demand: an emulated target")
     limit(volumes, rw_iops_kiops=20)
     before = volumes.stats("QosVolume", QOS)
     for volume in ("vol", "other"):
-        volumes.target.rpc("emulator_run_io", name=volume, writes=5, blocks=1)
+        with volumes.io(volume) as io:
+            io.run(writes=5)
     after = volumes.stats("QosVolume", QOS)
     assert after["write_ops_count"] - before.get("write_ops_count", 0) == 5

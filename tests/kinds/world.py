@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.support.bridge import METHODS, CallError, Client
+from tests.support.io import Io, io_on
 from tests.support.target import Target, wait_until
 
 PSK = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:"
@@ -228,6 +230,10 @@ class World:
             return []
         calls = self.target.rpc("emulator_call_counts")["calls"]
         return sorted(method for method in calls if "_get" not in method)
+
+    def io(self, bdev: str) -> AbstractContextManager[Io]:
+        """A way to do I/O on a bdev of the target; not on one that a vhost device has, unless it is emulated."""
+        return io_on(self.target, self.far_target, bdev)
 
     # Afterwards
 
