@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import stat
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from opi_spdk_bridge.cli import main
 from tests.support.bridge import Bridge, bridge
 from tests.support.embedded import embedded
 from tests.support.ports import free_ports
-from tests.support.program import PROGRAM, program
+from tests.support.program import program, started
 from tests.support.target import Emulator, Target, emulator, wait_until
 
 VOLUME = '{"null_volume_id": "disk0", "null_volume": {"block_size": 512, "blocks_count": 2048}}'
@@ -328,7 +327,8 @@ class TestEmulate:
         config = {"subsystems": [{"subsystem": "bdev", "config": [create]}]}
         (tmp_path / "config.json").write_text(json.dumps(config))
         socket = tmp_path / "c.sock"
-        process = subprocess.Popen([*PROGRAM, "emulate", "--socket", str(socket), "-c", str(tmp_path / "config.json")])
+        flags = ["--socket", str(socket), "-c", str(tmp_path / "config.json")]
+        process = started("emulate", *flags, log=tmp_path / "target.log")
         try:
             wait_until(socket.exists, "the emulator listens")
             wait_until(lambda: Target(str(socket)).bdev("M0") is not None, "the configuration is loaded")

@@ -14,7 +14,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from tests.kinds.cases import KEY
 from tests.kinds.world import HOST_NQN, NQN, PSK, World, failing, free_ports
 from tests.support.array import TEST_PSK_BASE64
 from tests.support.bridge import Bridge, CallError
-from tests.support.program import program
+from tests.support.program import program, started
 from tests.support.target import Emulator, Target, wait_until
 
 SECRETS = (PSK, TEST_PSK_BASE64, KEY, bytes(range(16)).hex(), bytes(range(16, 32)).hex())
@@ -345,7 +344,11 @@ def test_a_state_is_exported_beside_a_running_bridge_and_imported_elsewhere(
     target.clean()
     second = start(state=elsewhere, spdk_shared_dir=daemon._folder / "shared")
     world = make(second)
-    assert [world.get(noun, name) for noun, name in world.everything()] == answers
+
+    def restored() -> bool:
+        return [world.get(noun, name) for noun, name in world.everything()] == answers
+
+    wait_until(restored, "the second bridge has made everything on the target again")
     wait_until(lambda: (target.subsystem(NQN) or {}).get("namespaces"), "the target has it, too")
     assert {item["nsid"] for item in (target.subsystem(NQN) or {})["namespaces"]} == {4}
 
@@ -459,9 +462,7 @@ def _serve(folder: Path, target: Target, env: dict[str, str]) -> str:
     log = folder / f"bridge-{time.monotonic_ns()}.log"
     flags = ["--spdk", target.socket, "--state", f"sqlite:{folder}/state.sqlite", "--listen", "127.0.0.1:0"]
     flags += ["--http", "127.0.0.1:0"]
-    with log.open("ab") as output:
-        command = [sys.executable, "-m", "opi_spdk_bridge", "serve", *flags]
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **env})
+    process = started("serve", *flags, log=log, env={**os.environ, **env})
     try:
         wait_until(lambda: process.poll() is not None or "serves gRPC on" in log.read_text(), "it serves", 30)
     finally:
