@@ -315,6 +315,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, start: Callabl
     assert "Traceback" not in said
 
 
+def test_a_folder_on_a_read_only_disk_is_named(tmp_path: Path, target: Target) -> None:
+    mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"'
+    under = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    place = tmp_path / "state"
+    place.mkdir()
+    tried = subprocess.run([*under, mount, place], capture_output=True, text=True) if shutil.which("unshare") else None
+    if tried is None or tried.returncode:
+        pytest.skip(f"nothing can be mounted here: {tried.stderr if tried else 'unshare is not installed'}")
+    flags = ("--spdk", target.socket, "--state", f"sqlite:{place}/state.sqlite", "--listen", "127.0.0.1:0")
+    ended = program("serve", *flags, under=[*under, f'{mount} && exec "$@"', str(place)])
+    assert ended.returncode == 1
+    assert f"{place}/state.sqlite" in ended.stderr
+    assert "Read-only file system" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 # Export, import, rotation
 
 

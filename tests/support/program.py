@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PROGRAM = (sys.executable, "-m", "opi_spdk_bridge")
@@ -36,15 +36,19 @@ def keep(*printed: str) -> None:
 
 def program(
     *arguments: str,
+    under: Sequence[str] = (),
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: str = "",
     timeout_s: float = 15.0,
 ) -> subprocess.CompletedProcess[str]:
-    """What it printed and how it ended; raises subprocess.TimeoutExpired when it runs longer, as a server does."""
+    """What it printed and how it ended; raises subprocess.TimeoutExpired when it runs longer, as a server does.
+
+    `under` is a command that runs it, such as `unshare`.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPI_BRIDGE_")}
     ended = subprocess.run(
-        [*_PROGRAM, *arguments],
+        [*under, *_PROGRAM, *arguments],
         cwd=cwd,
         env={**environment, **(env or {})},
         input=stdin,
