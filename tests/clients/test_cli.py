@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from opi_spdk_bridge.cli import main
+from opi_spdk_bridge.settings import Settings
 from tests.support.bridge import Bridge, bridge
 from tests.support.embedded import embedded
 from tests.support.ports import free_ports
@@ -43,9 +44,11 @@ class TestHelp:
 
     def test_serve_names_each_option_with_its_variable_and_default(self) -> None:
         text = " ".join(CliRunner().invoke(main, ["serve", "-h"]).output.split())
-        for option, variable in (("--spdk", "SPDK"), ("--listen", "LISTEN"), ("--spdk-shared-dir", "SPDK_SHARED_DIR")):
-            assert option in text
-            assert f"[OPI_BRIDGE_{variable}]" in text
+        for name, field in Settings.model_fields.items():
+            assert f"--{name.replace('_', '-')} " in text
+            assert f"{field.description} [OPI_BRIDGE_{name.upper()}]" in text
+            if isinstance(field.default, int | float) and field.default is not False:
+                assert f"[OPI_BRIDGE_{name.upper()}] [default: ({field.default})]" in text
         assert "127.0.0.1:50051" in text
         assert "[canonical|legacy]" in text
 
