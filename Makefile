@@ -47,7 +47,7 @@ lock: $(VENV)/installed-dev ## pin the newest packages that pyproject.toml allow
 sbom: requirements.lock pyproject.toml ## list what the bridge is made of: dist/sbom.cdx.json (CycloneDX)
 	mkdir -p dist
 	$(PYTHON) -m venv $(VENV)/sbom
-	$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
 	$(VENV)/sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
 		--output-file dist/sbom.cdx.json requirements.lock
 

@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from tests.observability.secrets import secrets_of_tests, told
 from tests.support.bridge import Bridge, bridge
+from tests.support.program import keep_in
 from tests.support.target import Emulator, Target, emulator, real_target
 
 settings.register_profile("suite", deadline=None, print_blob=True)  # how long an example takes is not what is tested
@@ -21,7 +22,8 @@ settings.load_profile("suite")
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_tells_a_secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Looks, after everything else has ended, into whatever bridges and emulators of the session have printed."""
+    """Looks, after everything else has ended, into whatever the program has printed in the session."""
+    keep_in(tmp_path_factory.mktemp("printed"))
     yield
     leaks = told(tmp_path_factory.getbasetemp().rglob("*.log"), secrets_of_tests())
     assert not leaks, leaks

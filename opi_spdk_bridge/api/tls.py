@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography import x509
 
 from opi_spdk_bridge import errors
 
@@ -110,6 +111,9 @@ class Tls:
             context = self._make_context()
             client_ca = self._client_ca.read_bytes() if self._client_ca is not None else None
             certificate, key = self._certificate.read_bytes(), self._key.read_bytes()
+            until = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+            if until.timestamp() < time.time():
+                log.warning("the certificate %s expired on %s: clients will refuse it", self._certificate, until)
             return _Material(certificate, key, client_ca, context, time.time())
         except ssl.SSLError as problem:
             files = ", ".join(str(path) for path in (self._certificate, self._key, self._client_ca) if path is not None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import stat
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,10 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from opi_spdk_bridge.cli import main
+from opi_spdk_bridge.settings import Settings
 from tests.support.bridge import Bridge, bridge
 from tests.support.embedded import embedded
 from tests.support.ports import free_ports
-from tests.support.program import PROGRAM, program
+from tests.support.program import program, started
 from tests.support.target import Emulator, Target, emulator, wait_until
 
 VOLUME = '{"null_volume_id": "disk0", "null_volume": {"block_size": 512, "blocks_count": 2048}}'
@@ -44,9 +44,11 @@ class TestHelp:
 
     def test_serve_names_each_option_with_its_variable_and_default(self) -> None:
         text = " ".join(CliRunner().invoke(main, ["serve", "-h"]).output.split())
-        for option, variable in (("--spdk", "SPDK"), ("--listen", "LISTEN"), ("--spdk-shared-dir", "SPDK_SHARED_DIR")):
-            assert option in text
-            assert f"[OPI_BRIDGE_{variable}]" in text
+        for name, field in Settings.model_fields.items():
+            assert f"--{name.replace('_', '-')} " in text
+            assert f"{field.description} [OPI_BRIDGE_{name.upper()}]" in text
+            if isinstance(field.default, int | float) and field.default is not False:
+                assert f"[OPI_BRIDGE_{name.upper()}] [default: ({field.default})]" in text
         assert "127.0.0.1:50051" in text
         assert "[canonical|legacy]" in text
 
@@ -328,7 +330,8 @@ class TestEmulate:
         config = {"subsystems": [{"subsystem": "bdev", "config": [create]}]}
         (tmp_path / "config.json").write_text(json.dumps(config))
         socket = tmp_path / "c.sock"
-        process = subprocess.Popen([*PROGRAM, "emulate", "--socket", str(socket), "-c", str(tmp_path / "config.json")])
+        flags = ["--socket", str(socket), "-c", str(tmp_path / "config.json")]
+        process = started("emulate", *flags, log=tmp_path / "target.log")
         try:
             wait_until(socket.exists, "the emulator listens")
             wait_until(lambda: Target(str(socket)).bdev("M0") is not None, "the configuration is loaded")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.bridge import Bridge
 from tests.support.ports import free_ports
+from tests.support.program import keep
 from tests.support.target import Target
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -32,6 +33,7 @@ def _walk(script: str, opi: Bridge, tools: Path) -> str:
     walked = subprocess.run(
         ["bash", "-euxc", script], capture_output=True, text=True, env=environment, timeout=120, check=False
     )
+    keep(walked.stdout, walked.stderr)
     assert walked.returncode == 0, walked.stderr
     return walked.stdout
 

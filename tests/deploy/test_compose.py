@@ -16,7 +16,7 @@ import pytest
 from tests.deploy.files import DOCKER, ROOT, document, require_accepted, tool
 from tests.http.web import Web, web
 from tests.support.ports import free_ports
-from tests.support.program import PROGRAM
+from tests.support.program import started
 from tests.support.target import Target, wait_until
 
 COMPOSE = document(DOCKER / "compose.yaml")
@@ -175,7 +175,7 @@ def script(tmp_path: Path, ports: list[int]) -> Iterator[subprocess.Popen[bytes]
         "SPDK_RPC": str(rpc),
         "SPDK_ARGS": "-m 0x1 -s 512",
     }
-    with (tmp_path / "log").open("wb") as log:
+    with (tmp_path / "target.log").open("wb") as log:
         process = subprocess.Popen(["/bin/sh", str(START)], env=environment, cwd=ROOT, stdout=log, stderr=log)
     yield process
     if process.poll() is None:
@@ -190,7 +190,7 @@ class TestTargets:
         target = Target(str(tmp_path / "run" / "spdk.sock"))
         done = tmp_path / "run" / "set-up"
         wait_until(lambda: done.exists() or script.poll() is not None, "the target is set up", seconds=60)
-        assert script.poll() is None, (tmp_path / "log").read_text()
+        assert script.poll() is None, (tmp_path / "target.log").read_text()
         expect_array(target, ports)
         assert [key["name"] for key in target.rpc("keyring_get_keys")] == ["array-psk"]
         assert (tmp_path / "aio").stat().st_size >= 12 * 512
@@ -203,8 +203,8 @@ class TestTargets:
         configuration = tmp_path / "target.json"
         configuration.write_text((DOCKER / "spdk" / "emulated.json").read_text().replace("4444", str(ports[0])))
         target = Target(str(tmp_path / "spdk.sock"))
-        command = [*PROGRAM, "emulate", f"--socket={target.socket}", f"--config={configuration}"]
-        with subprocess.Popen(command, cwd=ROOT) as process:
+        flags = [f"--socket={target.socket}", f"--config={configuration}"]
+        with started("emulate", *flags, log=tmp_path / "target.log", cwd=ROOT) as process:
             try:
                 wait_until(lambda: listens(target), "the target is up", seconds=30)
                 expect_array(target, ports[:1])

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from opi_spdk_bridge import notify
+from tests.support.bridge import Bridge
+from tests.support.target import Emulator, wait_until
 
 
 class Listener:
@@ -113,6 +115,27 @@ async def test_a_daemon_that_says_it_is_not_alive_feeds_no_watchdog(
     async with notify.watchdog(lambda: False):
         await asyncio.sleep(0.1)
     assert systemd.received() == []
+
+
+def test_a_served_bridge_tells_that_it_is_ready_alive_and_stopping(
+    systemd: Listener, monkeypatch: pytest.MonkeyPatch, spdk: Emulator, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    told: list[str] = []
+
+    def has_told(message: str) -> bool:
+        told.extend(systemd.received())
+        return any(each.startswith(message) for each in told)
+
+    daemon = Bridge(tmp_path, spdk=spdk.socket, state="memory:")
+    daemon.start()
+    wait_until(lambda: has_told("WATCHDOG=1"), "the watchdog is fed")
+    assert told[0] == f"READY=1\nSTATUS=serves gRPC on {daemon.address}"
+    spdk.kill()
+    told.clear()
+    wait_until(lambda: has_told("WATCHDOG=1"), "it is fed without a target, too")
+    assert daemon.stop() == 0
+    assert has_told("STOPPING=1")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from opi_spdk_bridge.pb.storage import backend_null_pb2 as null
 from tests.deploy.certificates import Authority
 from tests.deploy.files import DOCKER, KUBERNETES
 from tests.support.ports import free_ports
-from tests.support.program import PROGRAM, program
+from tests.support.program import program, started
 from tests.support.target import Emulator, wait_until
 
 CREATE = "/opi_api.storage.v1.NullVolumeService/CreateNullVolume"
@@ -78,10 +78,9 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     (folder / "etc" / "policy.toml").write_text((KUBERNETES / "base" / "policy.toml").read_text())
     target = Emulator(folder / "spdk", "spdk")
     target.start()
-    log = folder / "log"
-    command = [*PROGRAM, "serve", f"--config={folder}/etc/bridge.toml", f"--state=sqlite:{folder}/state/state.sqlite"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+    log = folder / "pod.log"
+    flags = [f"--config={folder}/etc/bridge.toml", f"--state=sqlite:{folder}/state/state.sqlite"]
+    process = started("serve", *flags, log=log)
     try:
         wait_until(
             lambda: "serves gRPC on" in log.read_text() or process.poll() is not None, "the pod serves", seconds=30

@@ -15,6 +15,7 @@ from typing import Any
 
 from opi_spdk_bridge.emulator.options import EmulatorOptions
 from opi_spdk_bridge.emulator.server import serve
+from tests.support.program import fresh_log
 
 START_TIMEOUT_S = 20
 ANSWER_TIMEOUT_S = 20
@@ -117,7 +118,10 @@ class EmulatedTarget:
         return self.process.exitcode
 
 
-def _serve(options: EmulatorOptions) -> None:
+def _serve(options: EmulatorOptions, log: Path) -> None:
+    with log.open("wb") as output:
+        for descriptor in (1, 2):
+            os.dup2(output.fileno(), descriptor)
     asyncio.run(serve(options))
 
 
@@ -134,7 +138,8 @@ def run_target(folder: Path, name: str = "target", **options: Any) -> Iterator[E
     vhost_dir = folder / f"{name}-vhost"
     vhost_dir.mkdir()
     address = os.fspath(folder / f"{name}.sock")
-    process = _context().Process(target=_serve, args=(EmulatorOptions(address, vhost_dir=vhost_dir, **options),))
+    given = EmulatorOptions(address, vhost_dir=vhost_dir, **options)
+    process = _context().Process(target=_serve, args=(given, fresh_log()))
     process.start()
     try:
         client = _wait_until_up(process, address)

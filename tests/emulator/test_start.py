@@ -15,6 +15,7 @@ from spdk.rpc.client import JSONRPCClient
 
 from tests.emulator.conftest import StartTarget
 from tests.emulator.emulated import CallFailedError, Client, EmulatedTarget, free_port, wait_for
+from tests.support.program import program, started
 
 NQN = "nqn.2016-06.io.spdk:a"
 HOST = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c"
@@ -111,10 +112,9 @@ def failing_config(folder: Path) -> Path:
 
 
 def test_a_configuration_that_fails_ends_the_command(folder: Path, failing_config: Path) -> None:
-    command = [sys.executable, "-m", "opi_spdk_bridge", "emulate", "--socket", str(folder / "s")]
-    ended = subprocess.run([*command, "-c", str(failing_config)], check=False, capture_output=True, timeout=20)
+    ended = program("emulate", "--socket", str(folder / "s"), "-c", str(failing_config))
     assert ended.returncode == 1
-    assert b"bdev_crypto_create: Key was not found (-32602)" in ended.stderr
+    assert "bdev_crypto_create: Key was not found (-32602)" in ended.stderr
 
 
 def test_a_configuration_that_fails_after_waiting_ends_the_target(
@@ -165,8 +165,7 @@ def test_a_method_that_the_emulator_lacks_says_so(client: Client) -> None:
 
 
 def test_two_targets_cannot_have_one_socket(target: EmulatedTarget) -> None:
-    command = [sys.executable, "-m", "opi_spdk_bridge", "emulate", "--socket", target.address]
-    assert subprocess.run(command, check=False, capture_output=True, timeout=20).returncode != 0
+    assert program("emulate", "--socket", target.address).returncode != 0
     target.client.call("spdk_get_version")
 
 
@@ -175,10 +174,10 @@ def test_its_socket_is_taken_away_at_the_end(target: EmulatedTarget) -> None:
     assert not os.path.exists(target.address)
 
 
-def test_the_command_runs_a_target_on_tcp_too(folder: Path) -> None:
+def test_the_command_runs_a_target_on_tcp_too(folder: Path, tmp_path: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "opi_spdk_bridge", "emulate", "--socket", f"127.0.0.1:{port}"]
-    with subprocess.Popen([*command, "--vhost-dir", str(folder)]) as process:
+    flags = ["--socket", f"127.0.0.1:{port}", "--vhost-dir", str(folder)]
+    with started("emulate", *flags, log=tmp_path / "target.log") as process:
         wait_for(lambda: is_open(port), 10)
         with JSONRPCClient("127.0.0.1", int(port)) as client:
             assert client.call("spdk_get_version")["version"] == "SPDK v26.09-pre"

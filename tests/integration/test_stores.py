@@ -14,7 +14,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from tests.kinds.cases import KEY
 from tests.kinds.world import HOST_NQN, NQN, PSK, World, failing, free_ports
 from tests.support.array import TEST_PSK_BASE64
 from tests.support.bridge import Bridge, CallError
-from tests.support.program import program
+from tests.support.program import program, started
 from tests.support.target import Emulator, Target, wait_until
 
 SECRETS = (PSK, TEST_PSK_BASE64, KEY, bytes(range(16)).hex(), bytes(range(16, 32)).hex())
@@ -316,6 +315,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, start: Callabl
     assert "Traceback" not in said
 
 
+def test_a_folder_on_a_read_only_disk_is_named(tmp_path: Path, target: Target) -> None:
+    mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"'
+    under = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    place = tmp_path / "state"
+    place.mkdir()
+    tried = subprocess.run([*under, mount, place], capture_output=True, text=True) if shutil.which("unshare") else None
+    if tried is None or tried.returncode:
+        pytest.skip(f"nothing can be mounted here: {tried.stderr if tried else 'unshare is not installed'}")
+    flags = ("--spdk", target.socket, "--state", f"sqlite:{place}/state.sqlite", "--listen", "127.0.0.1:0")
+    ended = program("serve", *flags, under=[*under, f'{mount} && exec "$@"', str(place)])
+    assert ended.returncode == 1
+    assert f"{place}/state.sqlite" in ended.stderr
+    assert "Read-only file system" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 # Export, import, rotation
 
 
@@ -459,9 +474,7 @@ def _serve(folder: Path, target: Target, env: dict[str, str]) -> str:
     log = folder / f"bridge-{time.monotonic_ns()}.log"
     flags = ["--spdk", target.socket, "--state", f"sqlite:{folder}/state.sqlite", "--listen", "127.0.0.1:0"]
     flags += ["--http", "127.0.0.1:0"]
-    with log.open("ab") as output:
-        command = [sys.executable, "-m", "opi_spdk_bridge", "serve", *flags]
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **env})
+    process = started("serve", *flags, log=log, env={**os.environ, **env})
     try:
         wait_until(lambda: process.poll() is not None or "serves gRPC on" in log.read_text(), "it serves", 30)
     finally:

@@ -347,6 +347,15 @@ class TestStart:
         assert told in ended.stderr
         assert "Traceback" not in ended.stderr
 
+    def test_nor_what_has_a_policy_with_an_error(self, target: Emulator, tmp_path: Path) -> None:
+        policy = tmp_path / "policy.toml"
+        policy.write_text('[[identity]]\nname = "x"\nrole = "nobody"\n')
+        flags = ("--spdk", target.socket, "--state", "memory:", "--policy", str(policy), "--http", "")
+        ended = program("serve", "--listen", "127.0.0.1:0", *flags)
+        assert ended.returncode == 1
+        assert f"the policy {policy} gives x the role 'nobody', which it does not define" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
     def test_with_insecure_it_warns_and_serves(self, target: Emulator, tmp_path: Path) -> None:
         bridge = Guarded(tmp_path, ["0.0.0.0:0"], [], spdk=target.socket, insecure=True)
         bridge.start()

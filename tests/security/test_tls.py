@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 import shutil
 import socket
 import ssl
@@ -271,6 +272,13 @@ class TestFiles:
     def test_a_key_of_another_certificate_is_refused(self, files: Files) -> None:
         with pytest.raises(errors.FailedPrecondition, match="do not fit: KEY_VALUES_MISMATCH"):
             Tls(files.certificate, files.authority.issue("other").key, None)
+
+    def test_one_that_has_expired_is_told(self, files: Files, caplog: pytest.LogCaptureFixture) -> None:
+        files.tls()
+        assert "expired" not in caplog.text
+        files.authority.issue("server", good_for=_EXPIRED).put(files.certificate, files.key)
+        files.tls()
+        assert re.search(f"the certificate {files.certificate} expired on 20.*: clients will refuse it", caplog.text)
 
     def test_an_encrypted_key_is_refused_rather_than_asked_about(self, files: Files) -> None:
         locked = files.authority.issue("server", passphrase="open sesame")

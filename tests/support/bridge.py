@@ -6,7 +6,6 @@ import contextlib
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from opi_spdk_bridge.pb.storage import (
     middleend_encryption_pb2,
     middleend_qos_volume_pb2,
 )
+from tests.support.program import started
 from tests.support.target import wait_until
 
 _FILES: list[FileDescriptor] = [
@@ -109,13 +109,7 @@ class Bridge(Client):
             flag = f"--{name.replace('_', '-')}"
             arguments += [flag] if value is True else [flag, str(value)]
         seen = len(self.log)
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "opi_spdk_bridge", "serve", *arguments],
-                stdout=log,
-                stderr=log,
-                env=None,
-            )
+        self._process = started("serve", *arguments, log=self._log)
 
         def serves() -> bool:
             assert self._process is not None

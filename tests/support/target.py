@@ -8,11 +8,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.support.program import started
 
 
 class RpcError(Exception):
@@ -138,10 +139,7 @@ class Emulator(Target):
         """Starts it, empty, and waits until it answers."""
         arguments = ["--socket", self.socket, "--vhost-dir", str(self._vhost_dir)]
         arguments += ["--poll-interval-ms", str(self._poll_interval_ms)]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "opi_spdk_bridge", "emulate", *arguments], stdout=log, stderr=log
-            )
+        self._process = started("emulate", *arguments, log=self._log)
         wait_until(self._answers, f"the emulator at {self.socket}", seconds=20)
 
     def _answers(self) -> bool:
