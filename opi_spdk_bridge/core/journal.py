@@ -165,6 +165,6 @@ def _touched(change: Change) -> list[str]:
 
 
 def in_order(records: Iterable[Record], order: Sequence[str]) -> list[Record]:
-    """The records sorted by their kind's place in `order`, then by name: what stands on something comes after it."""
+    """The records by their kind's place in `order`, then by age: what stands on something comes after it."""
     place = {kind: number for number, kind in enumerate(order)}
-    return sorted(records, key=lambda record: (place[record.kind], record.name))
+    return sorted(records, key=lambda record: (place[record.kind], record.created_at, record.name))

@@ -271,6 +271,9 @@ class Reconciler:
             return True
         if observation.presence is Presence.ABSENT:
             sweep.absent.add(record.kind)
+            if sweep.restoring and await self._engine.remake(record.name):  # in turn with those that are not looked at
+                self._restored(record)
+                return True
         await self._engine.repair(record.name, sweep.view)
         if sweep.restoring:
             self._restored(record)
