@@ -9,7 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -36,6 +36,7 @@ from opi_spdk_bridge.api.transcode import to_request
 log = logging.getLogger(__name__)
 _REQUEST_ID = "x-request-id"
 _LISTENER = "listener"
+_BACKLOG = 1024  # connections that wait to be accepted
 _RPC = "rpc"
 _LONGEST_URL = 8 * 1024
 _LONGEST_HEAD = 64 * 1024
@@ -115,7 +116,24 @@ def _config(app: ASGIApp, accept: Any, listener: Listener, tls: Tls | None) -> u
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without signal handlers: signals are the daemon's."""
+    """uvicorn's server without signal handlers (signals are the daemon's), and with a limit for slow TLS handshakes."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        accept = functools.partial(
+            cast(Any, self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        tls: dict[str, Any] = {}
+        if self.config.ssl is not None:
+            tls = {"ssl": self.config.ssl, "ssl_handshake_timeout": connection.SLOWEST_S}
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(accept, sock=listening, backlog=_BACKLOG, **tls) for listening in sockets or ()
+        ]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -127,7 +145,7 @@ async def _listen(listener: Listener) -> socket.socket:
         await asyncio.to_thread(listener.make_way)
         try:
             with listener.closed():
-                listening = socket.create_server(str(listener.path), family=socket.AF_UNIX, backlog=1024)
+                listening = socket.create_server(str(listener.path), family=socket.AF_UNIX, backlog=_BACKLOG)
         except OSError as problem:
             raise errors.Unavailable(f"cannot listen on {listener.address}: {problem.strerror}") from None
         await asyncio.to_thread(listener.let_in)
@@ -136,7 +154,7 @@ async def _listen(listener: Listener) -> socket.socket:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         family, _, _, _, place = found[0]
-        return socket.create_server(place[:2], family=family, backlog=1024)
+        return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
     except OSError as problem:
         raise errors.Unavailable(f"cannot listen on {listener.address}: {problem}") from None
 

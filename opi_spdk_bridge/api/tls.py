@@ -65,6 +65,7 @@ class Tls:
     def http_context(self) -> ssl.SSLContext:
         """The context of an HTTP server; each handshake is handed on to the one made from the present files."""
         context = self._make_context()
+        context.sslobject_class = _Handshake
 
         def hand_on(connection: Any, _server_name: str | None, _context: ssl.SSLContext) -> int | None:
             present = self._present()
@@ -130,6 +131,20 @@ class Tls:
         """The files that are not there or may not be read (ssl does not say which one it could not open)."""
         paths = [path for path in (self._certificate, self._key, self._client_ca) if path is not None]
         return [path for path in paths if not os.access(path, os.R_OK)] or paths
+
+
+class _Handshake(ssl.SSLObject):
+    """A connection's TLS, which tells why a client was not let in (gRPC does so by itself)."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as problem:
+            why = getattr(problem, "verify_message", "") or problem.reason
+            log.info("a client was not let in, its TLS handshake failed: %s", why)
+            raise
 
 
 class _Encrypted(Exception):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from opi_spdk_bridge.api.health import Check, report
 from tests.http.web import Web
+from tests.support.bridge import METHODS
 from tests.support.target import Emulator, wait_until
 
 
@@ -36,6 +39,29 @@ def test_without_its_target_it_is_alive_and_says_why_it_is_not_ready(own_http: W
     assert (failed.status_code, failed.json()["code"]) == (503, 14)
     spdk.start()
     wait_until(lambda: own_http.http.get("/readyz").status_code == 200, "ready again")
+
+
+def test_over_grpc_every_service_follows_the_target(own_http: Web, spdk: Emulator) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(own_http.channel)
+    services = ["", *{method.containing_service.full_name for method in METHODS.values()}]
+    assert len(services) == 11
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+    def states() -> set[int]:
+        return {stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5).status for name in services}
+
+    wait_until(lambda: states() == {serving}, "all serve")
+    watched = stub.Watch(health_pb2.HealthCheckRequest(service=services[1]), timeout=30)
+    assert next(watched).status == serving
+    spdk.kill()
+    assert next(watched).status == not_serving, "who watches is told"
+    wait_until(lambda: states() == {not_serving}, "none serves")
+    spdk.start()
+    assert next(watched).status == serving
+    wait_until(lambda: states() == {serving}, "all serve again")
+    watched.cancel()
+    with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+        stub.Check(health_pb2.HealthCheckRequest(service="opi_api.storage.v1.NoService"), timeout=5)
 
 
 @pytest.mark.parametrize("holds", [True, False])

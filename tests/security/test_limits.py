@@ -25,6 +25,7 @@ from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import ListNullVolumesRequest, ListNullVolumesResponse
 from tests.http import contract
 from tests.http.web import problem_of, web
+from tests.security.conftest import Files
 from tests.security.served import BOTH, GRPC, HTTP, Served, call, serving
 from tests.support.bridge import CallError, Client, bridge
 from tests.support.target import Emulator
@@ -90,9 +91,12 @@ def test_a_bridge_with_a_thousand_connections_of_each_kind_serves_on(
         assert "ERROR" not in daemon.log
 
 
-async def test_connections_that_say_nothing_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_connections_that_say_nothing_are_hung_up_on(
+    files: Files, monkeypatch: pytest.MonkeyPatch, encrypted: bool
+) -> None:
     monkeypatch.setattr(connection, "SLOWEST_S", 0.3)
-    async with serving() as served:
+    async with serving(files.tls() if encrypted else None) as served:
         host, _, port = served.at(HTTP).rpartition(":")
         readers = [(await asyncio.open_connection(host, int(port))) for _ in range(100)]
         async with asyncio.timeout(5):

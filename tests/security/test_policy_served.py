@@ -356,6 +356,14 @@ class TestStart:
         assert f"the policy {policy} gives x the role 'nobody', which it does not define" in ended.stderr
         assert "Traceback" not in ended.stderr
 
+    @pytest.mark.parametrize("spdk", ["192.0.2.1:5260", "127.0.0.1:9"])
+    def test_a_target_on_another_machine_is_warned_of(self, tmp_path: Path, spdk: str) -> None:
+        bridge = Guarded(tmp_path, ["127.0.0.1:0"], [], spdk=spdk)
+        bridge.start()
+        bridge.kill()
+        told = f"the SPDK socket {spdk} is not on this machine: JSON-RPC is neither encrypted nor authenticated"
+        assert [line["level"] for line in bridge.lines(told)] == ["warning"] * (not spdk.startswith("127."))
+
     def test_with_insecure_it_warns_and_serves(self, target: Emulator, tmp_path: Path) -> None:
         bridge = Guarded(tmp_path, ["0.0.0.0:0"], [], spdk=target.socket, insecure=True)
         bridge.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import logging
 import re
 import shutil
 import socket
@@ -129,6 +130,27 @@ class TestClientCertificates:
         expired = files.authority.issue("me", good_for=_EXPIRED)
         async with serving(files.tls(mutual=True)) as served:
             assert not await gets_in(served, protocol, files.authority.client(expired))
+
+    @pytest.mark.parametrize(
+        ("brings", "why"),
+        [
+            ("none", "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+            ("expired", "certificate has expired"),
+            ("another authority's", "unable to get local issuer certificate"),
+        ],
+    )
+    async def test_why_one_does_not_is_told(
+        self, files: Files, tmp_path: Path, brings: str, why: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        own = {
+            "none": None,
+            "expired": files.authority.issue("me", good_for=_EXPIRED),
+            "another authority's": Authority(tmp_path, "other").issue("me"),
+        }[brings]
+        async with serving(files.tls(mutual=True)) as served:
+            assert not await gets_in(served, HTTP, files.authority.client(own))
+        assert f"a client was not let in, its TLS handshake failed: {why}" in caplog.messages
 
     @both
     async def test_one_whose_authority_was_removed_does_not_on_new_connections(
