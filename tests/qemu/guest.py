@@ -1,4 +1,4 @@
-"""A virtual machine of software alone: Debian's kernel, busybox, and an init that tells on the console what disks it sees."""
+"""A virtual machine of software alone: Debian's kernel, busybox, and an init that tells on the console what it sees."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def boot_files(folder: Path) -> Boot:
             kernel = root / "boot" / f"vmlinuz-{modules.parent.name}"
             if kernel.exists() and next(modules.rglob("virtio_blk.ko"), None) is not None:
                 return Boot(kernel, _initramfs(folder, modules))
-    pytest.skip("there is no Debian kernel for a guest: unpack linux-image-cloud-amd64 into .venv/guest, as .ci/run does")
+    pytest.skip(
+        "there is no Debian kernel for a guest: unpack linux-image-cloud-amd64 into .venv/guest, as .ci/run does"
+    )
 
 
 def _initramfs(folder: Path, modules: Path) -> Path:
@@ -167,7 +169,7 @@ class Qemu:
 
 
 class Disks:
-    """`qemu-storage-daemon`, which serves vhost-user-blk sockets as the target would: <folder>/<name>, of `size` bytes."""
+    """`qemu-storage-daemon`, which serves vhost-user-blk sockets in `folder`, as the target would; `size` in bytes."""
 
     def __init__(self, folder: Path, names: Sequence[str], size: int) -> None:
         self.folder = folder

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from tests.kinds.world import World, failing, pci
+from tests.kinds.world import World, pci
 from tests.qemu.conftest import SIZE
-from tests.qemu.guest import Disks, Qemu
-from tests.support.bridge import Bridge
-from tests.support.target import Emulator, wait_until
+from tests.qemu.guest import Qemu
 
 BLK = "virtioBlks/blk"
 
