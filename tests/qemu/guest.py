@@ -172,6 +172,7 @@ class Disks:
     """`qemu-storage-daemon`, which serves vhost-user-blk sockets in `folder`, as the target would; `size` in bytes."""
 
     def __init__(self, folder: Path, names: Sequence[str], size: int) -> None:
+        folder.mkdir()
         self.folder = folder
         self.size = size
         self._names = names

@@ -310,6 +310,19 @@ def test_a_qemu_that_hangs_up_while_the_guest_thinks_forgets_nothing(qemu: Peer,
     assert (qemu.devices, listeners(world)) == ({}, [])
 
 
+def test_a_deletion_that_the_bridge_does_not_live_to_see_comes_to_its_end(
+    qemu: Peer, world: World, place: tuple[Emulator, Peer, KeptBridge]
+) -> None:
+    blk(world)
+    qemu.lets_go = False
+    failing(lambda: _while_asked(qemu, "device_del", place[2].kill, lambda: world.delete("VirtioBlk", BLK)))
+    assert world.target.vhost("blk") is not None
+    qemu.lets_go = True
+    place[2].start()
+    wait_until(lambda: not _exists(world, "VirtioBlk", BLK), "it has been deleted")
+    assert (qemu.devices, qemu.chardevs, world.target.vhost("blk")) == ({}, {}, None)
+
+
 def test_a_command_that_is_never_answered_ends_in_time_and_is_looked_into(qemu: Peer, make_world: Make) -> None:
     world = make_world(call_timeout_s=0.5)
     qemu.silent_at = "device_add"
