@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.kinds.hotplug import Host, QemuHost
 from opi_spdk_bridge.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def host(settings: Settings) -> Host:
@@ -24,6 +29,10 @@ def host(settings: Settings) -> Host:
         answer_timeout_s=settings.call_timeout_s,
         unplug_timeout_s=settings.qmp_unplug_s,
     )
+    if "/" not in settings.qmp and not Listener.parse(settings.qmp).is_local:
+        log.warning(
+            "QEMU's monitor %s is not on this machine: QMP is neither encrypted nor authenticated", settings.qmp
+        )
     buses = [bus.strip() for given in settings.qmp_buses for bus in given.split(",")]
     if "" in buses or len(set(buses)) < len(buses):
         raise errors.InvalidArgument(f"--qmp-buses {','.join(buses)!r} names a bus twice, or none", field="qmp_buses")

@@ -180,7 +180,7 @@ class Machine:
         except (QMPError, OSError, ValueError) as problem:
             cause = problem.exc if isinstance(problem, ConnectError) else problem
             self._runs = not isinstance(cause, FileNotFoundError | ConnectionRefusedError)
-            self._reason = str(cause) or "it hung up"
+            self._reason = str(cause).partition("\n")[0] or "it hung up"  # the rest is what was received
             if isinstance(cause, TimeoutError):
                 self._reason = "it accepts the connection but does not answer: another client may have its monitor"
             return False

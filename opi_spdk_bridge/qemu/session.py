@@ -111,8 +111,8 @@ class Session:
 
     async def _keep_devices(self) -> None:
         async for event in self._client.events:
-            data: Any = event["data"]
-            if self.devices.pop(data.get("device", ""), None) is not None:
+            gone: Any = event.get("data")
+            if isinstance(gone, dict) and self.devices.pop(gone.get("device", ""), None) is not None:
                 self._changed()
 
     async def _wait_for_hangup(self) -> None:

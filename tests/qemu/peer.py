@@ -17,6 +17,8 @@ class Peer:
     hang_up_after  hangs up once it has carried out this command, instead of answering it
     hang_up_at     hangs up at this command, without carrying it out
     silent_at      carries this command out and never answers it
+    greets         whether it says anything to who connects
+    babbles        whether it says what is no QMP
     lets_go        whether the guest lets go of what is to be unplugged
     refusals       QEMU's words by the command that it refuses ("device_add", or for one ID "device_add opi-pf1-x")
     """
@@ -37,6 +39,7 @@ class Peer:
         """Does as it should from now on."""
         self.hang_up_after = self.hang_up_at = self.silent_at = ""
         self.lets_go = self.greets = True
+        self.babbles = False
         self.refusals.clear()
 
     def start(self) -> None:
@@ -95,7 +98,9 @@ class Peer:
         major, minor, micro = self._release
         version = {"qemu": {"major": major, "minor": minor, "micro": micro}, "package": ""}
         with connection, contextlib.suppress(OSError):
-            if self.greets:
+            if self.babbles:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+            elif self.greets:
                 _send(connection, {"QMP": {"version": version, "capabilities": ["oob"]}})
             for request in _requests(connection):
                 command, arguments = request["execute"], request.get("arguments", {})

@@ -364,6 +364,19 @@ def test_a_monitor_that_another_client_has_is_no_reason_to_take_the_device_from_
     assert qemu.devices == {}
 
 
+def test_what_is_no_qemu_is_said_so(qemu: Peer, world: World) -> None:
+    qemu.babbles = True
+    qemu.hang_up()
+
+    def reason() -> str:
+        problem = failing(lambda: blk(world))
+        return problem.message if problem.code == "UNAVAILABLE" else ""
+
+    wait_until(lambda: "cannot be reached: Did not understand Greeting" in reason(), "the bridge says so")
+    assert "SSH" not in reason()
+    assert world.target.vhost("blk") is None
+
+
 def test_everything_is_plugged_in_again_after_a_restart(qemu: Peer, world: World) -> None:
     blk(world)
     nvme(world)
