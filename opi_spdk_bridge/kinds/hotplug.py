@@ -5,6 +5,8 @@ Without QEMU (`Host`) functions are there by other means: a DPU's hardware, an o
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -99,11 +101,16 @@ class QemuHost(Host):
         return [Step(says, lambda: self._plug(function), lambda: self._machine.unplug(function.device))]
 
     def unplug(self, function: Function, *, undo: bool = False) -> list[Step]:
-        says, back = f"{function.device.id} is still plugged into QEMU", lambda: self._plug(function)
-        return [Step(says, lambda: self._machine.unplug(function.device), back if undo else None)]
+        says = f"{function.device.id} is still plugged into QEMU"
+        back = functools.partial(self._plug_back, function) if undo else None
+        return [Step(says, lambda: self._machine.unplug(function.device), back)]
 
     def unplug_dead(self, function: Function) -> list[Step]:
         return self.unplug(function) if self._machine.has(function.device) else []
+
+    async def _plug_back(self, function: Function) -> None:
+        with contextlib.suppress(errors.Unavailable):  # then it is plugged in when QEMU is back
+            await self._plug(function)
 
     async def _plug(self, function: Function) -> None:
         identity, path = function.device, self._as_qemu_sees(await function.socket())

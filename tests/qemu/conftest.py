@@ -10,7 +10,7 @@ import pytest
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import World
 from tests.qemu.guest import Boot, Disks, Qemu, boot_files
-from tests.support.target import Emulator, emulator, real_target, wait_until
+from tests.support.target import Emulator, emulator, wait_until
 
 SIZE = 64 * 1024 * 1024
 
@@ -48,8 +48,6 @@ def qemu(folder: Path, boot: Boot) -> Iterator[Qemu]:
 @pytest.fixture(scope="module")
 def spdk(folder: Path) -> Iterator[Emulator]:
     """The target."""
-    if real_target("SPDK"):
-        pytest.skip("its disks are served by qemu-storage-daemon: needs an emulated target")
     with emulator(folder) as own:
         yield own
 

@@ -264,6 +264,22 @@ def test_nothing_is_made_while_qemu_is_away(qemu: Peer, world: World, make: Any)
     assert len(qemu.devices) == 1
 
 
+@pytest.mark.parametrize("change", [{"volume_name_ref": "other"}, {"pcie_id": pci(6)}])
+def test_nothing_is_moved_while_qemu_is_away(qemu: Peer, world: World, change: dict[str, Any]) -> None:
+    world.null_volume("other")
+    before = blk(world)
+    qemu.stop()
+    problem = failing(lambda: world.update("VirtioBlk", {"name": BLK, **change}))
+    assert problem.code == "UNAVAILABLE"
+    assert f"QEMU at {qemu.address} cannot be reached" in problem.message
+    assert world.get("VirtioBlk", BLK) == before
+    controller = world.target.vhost("blk")
+    assert controller is not None
+    assert controller["backend_specific"]["block"]["bdev"] == "vol"
+    qemu.start()
+    wait_until(lambda: list(qemu.devices) == ["opi-pf5-blk"], "it is where it was")
+
+
 @pytest.mark.parametrize("when", ["hang_up_at", "hang_up_after"])
 @pytest.mark.parametrize("command", ["chardev-add", "device_add"])
 def test_a_creation_that_qemu_hangs_up_on_comes_to_its_end(qemu: Peer, world: World, when: str, command: str) -> None:
