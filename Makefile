@@ -41,7 +41,7 @@ lock: $(VENV)/installed-dev ## pin the newest packages that pyproject.toml allow
 	$(BIN)/pip install --quiet uv
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
 		> $(VENV)/build.in
-	$(COMPILE) --extra uvloop --extra redis --extra otel --output-file requirements.lock pyproject.toml $(VENV)/build.in
+	$(COMPILE) --extra uvloop --extra redis --extra qemu --extra otel --output-file requirements.lock pyproject.toml $(VENV)/build.in
 	$(COMPILE) --all-extras --output-file requirements-dev.lock pyproject.toml $(VENV)/build.in
 
 sbom: requirements.lock pyproject.toml ## list what the bridge is made of: dist/sbom.cdx.json (CycloneDX)

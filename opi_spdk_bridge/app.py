@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from starlette.routing import Route
 
-from opi_spdk_bridge import errors, inventory, notify, traces
+from opi_spdk_bridge import errors, guest, inventory, notify, traces
 from opi_spdk_bridge.api.bind import bind
 from opi_spdk_bridge.api.extras import extras
 from opi_spdk_bridge.api.gateway import HttpServer
@@ -39,6 +39,7 @@ from opi_spdk_bridge.core.registry import Registry
 from opi_spdk_bridge.core.volumes import Volumes
 from opi_spdk_bridge.kinds.aio_volume import AioVolumeKind
 from opi_spdk_bridge.kinds.encrypted_volume import EncryptedVolumeKind
+from opi_spdk_bridge.kinds.hotplug import Host
 from opi_spdk_bridge.kinds.malloc_volume import MallocVolumeKind
 from opi_spdk_bridge.kinds.null_volume import NullVolumeKind
 from opi_spdk_bridge.kinds.nvme_controller import NvmeControllerKind
@@ -199,11 +200,14 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
         shared = SharedFolder.parse(settings.spdk_shared_dir or str(folder / "shared"))
         shared.prepare()
         metrics = Metrics()
-        core = await _core(settings, address, store, shared, metrics, _observer(metrics, stack))
+        host = guest.host(settings)
+        core = await _core(settings, address, store, shared, host, metrics, _observer(metrics, stack))
         server, http = _servers(settings, core)
 
         await core.client.start()
         stack.push_async_callback(core.client.close)
+        await host.start(core.reconciler.target_came)
+        stack.push_async_callback(host.close)
         if settings.spdk is None:
             await core.client.ready(_EMULATOR_START_S)
         stack.push_async_callback(core.engine.drain)
@@ -227,13 +231,19 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
 
 
 async def _core(
-    settings: Settings, address: str, store: Store, shared: SharedFolder, metrics: Metrics, observer: Observer
+    settings: Settings,
+    address: str,
+    store: Store,
+    shared: SharedFolder,
+    host: Host,
+    metrics: Metrics,
+    observer: Observer,
 ) -> _Core:
     client = Client(
         address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s, observer=observer
     )
     target = Target(client, shared)
-    registry, catalog, journal = _resources(target, store, settings.max_resources)
+    registry, catalog, journal = _resources(target, store, host, settings.max_resources)
     for record in in_order(await journal.recover(await asyncio.to_thread(inventory.boot_id)), list(registry)):
         catalog.put(record)
     engine = Engine(registry, catalog, journal, target)
@@ -334,15 +344,17 @@ def _target_state(client: Client) -> TargetState:
 def kinds_only() -> Registry:
     """The kinds, for work on records without a target."""
     nowhere = Target(Client("(none)"), SharedFolder(Path(), Path()))
-    return _resources(nowhere, MemoryStore())[0]
+    return _resources(nowhere, MemoryStore(), Host())[0]
 
 
-def _resources(target: Target, store: Store, most_of_a_kind: float = math.inf) -> tuple[Registry, Catalog, Journal]:
+def _resources(
+    target: Target, store: Store, host: Host, most_of_a_kind: float = math.inf
+) -> tuple[Registry, Catalog, Journal]:
     registry = Registry()
     catalog = Catalog(registry.kinds, most_of_a_kind)
     volumes = Volumes(catalog, registry, target.view)
     for kind in _KINDS:
-        registry.add(kind(target, catalog, volumes))
+        registry.add(kind(target, catalog, volumes, host))
     return registry, catalog, Journal(store, registry.kinds)
 
 

@@ -65,6 +65,22 @@ class Settings(BaseSettings):
         description="The folder for key files and vfio-user sockets, BRIDGE_PATH[:TARGET_PATH] where the target sees it"
         " elsewhere. Default: a folder beside the state.",
     )
+    qmp: str | None = Field(
+        None,
+        description="QEMU's monitor (QMP), a Unix path or host:port: functions are plugged into its machine.",
+    )
+    qmp_buses: tuple[str, ...] = Field(
+        (),
+        description="The PCI buses of QEMU that functions are plugged into, comma-separated: 0 to 31 on the first,"
+        " 32 to 63 on the next. Without them QEMU chooses. Repeatable.",
+    )
+    qmp_folders: tuple[str, ...] = Field(
+        (),
+        description="Where QEMU sees a folder of the target's sockets elsewhere: TARGET_PATH:QEMU_PATH. Repeatable.",
+    )
+    qmp_unplug_s: float = Field(
+        20.0, gt=0, description="How long a guest has for letting go of a device that is unplugged, in seconds."
+    )
     adopt_target: bool = Field(
         False, description="Apply the state to this target although it was kept for another one's address."
     )

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Graph, Kind, Observation, Presence, Record
 from opi_spdk_bridge.core.volumes import Volumes
+from opi_spdk_bridge.kinds.hotplug import Host
 from opi_spdk_bridge.spdk.model import IoStat
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.target import Target
@@ -29,10 +30,11 @@ S = TypeVar("S")
 class SpdkKind(Kind[M], Generic[M, S]):
     """A kind whose resources are objects of type S on the target."""
 
-    def __init__(self, target: Target, graph: Graph, volumes: Volumes) -> None:
+    def __init__(self, target: Target, graph: Graph, volumes: Volumes, host: Host) -> None:
         self.target = target
         self.graph = graph
         self.volumes = volumes
+        self.host = host
 
     # What a kind tells
 

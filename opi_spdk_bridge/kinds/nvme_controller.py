@@ -10,6 +10,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
 from opi_spdk_bridge.kinds import rules
 from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.kinds.hotplug import Function
 from opi_spdk_bridge.kinds.pci import check_function, function_reservation
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeControllerSpec
@@ -43,6 +44,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
                 text = "spec.pcie_id is required: trtype is NVME_TRANSPORT_TYPE_PCIE"
                 raise errors.InvalidArgument(text, field="spec.pcie_id")
             check_function(spec.pcie_id, "spec.pcie_id")
+            self.host.check(spec.pcie_id, "spec.pcie_id")
         else:
             name = opi.NvmeTransportType.Name(spec.trtype)
             raise errors.InvalidArgument(f"spec.trtype {name} is not served: TCP, RDMA or PCIE", field="spec.trtype")
@@ -80,12 +82,16 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         return next((address for address in subsystem.listen_addresses if same_address(address, wanted)), None)
 
     def steps(self, record: Record, seen: ListenAddress | None) -> list[Step]:
+        function = self._function(record) if is_pcie(record.desired) else None
         if seen is not None:
-            return []
+            return self.host.plug(record, function) if function is not None else []
         parent, address = self.parent(record).desired.spec, listen_address(record.desired, self.target.shared)
         steps: list[Step] = []
-        if is_pcie(record.desired):
+        plug: list[Step] = []
+        if function is not None:
             shared, folder = self.target.shared, _folder(record.desired)
+            steps += self.host.unplug_dead(function)
+            plug = self.host.plug(record, function, again=bool(steps))
             steps.append(
                 Step(
                     f"the folder {folder} is missing",
@@ -101,15 +107,16 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
             methods.nvmf_subsystem_add_listener(parent.nqn, address, bool(parent.psk)),
             methods.nvmf_subsystem_remove_listener(parent.nqn, address),
         )
-        return [*steps, listen]
+        return [*steps, listen, *plug]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        steps: list[Step] = []
+        pcie = is_pcie(record.desired)
+        steps = self.host.unplug(self._function(record)) if pcie else []
         if present:
             address = listen_address(record.desired, self.target.shared)
             remove = methods.nvmf_subsystem_remove_listener(self.parent(record).desired.spec.nqn, address)
             steps.append(Step(f"the listener at {_at(address)} is still there", remove))
-        if is_pcie(record.desired):
+        if pcie:
             shared, folder = self.target.shared, _folder(record.desired)
             steps.append(Step(f"the folder {folder} is still there", lambda: shared.remove_socket_folder(folder)))
         return steps
@@ -145,6 +152,12 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
 
     async def measure(self, record: Record) -> Counters:
         return await self.namespace_counters(record.parent)
+
+    def _function(self, record: Record) -> Function:
+        async def socket() -> str:
+            return f"{listen_address(record.desired, self.target.shared).traddr}/cntrl"
+
+        return Function(record.desired.spec.pcie_id.physical_function.value, record.id, True, socket)
 
 
 def is_pcie(controller: NvmeController) -> bool:

@@ -8,6 +8,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled
 from opi_spdk_bridge.kinds import qos
 from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.hotplug import Function
 from opi_spdk_bridge.kinds.pci import check_function, function_reservation
 from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
@@ -27,6 +28,7 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
 
     def check(self, resource: VirtioBlk) -> None:
         check_function(resource.pcie_id, "pcie_id")
+        self.host.check(resource.pcie_id, "pcie_id")
         if resource.HasField("min_limit"):
             raise errors.InvalidArgument("min_limit: the target guarantees nothing, it only limits", field="min_limit")
         if resource.HasField("max_limit"):
@@ -67,11 +69,20 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         bdev = record.private[_BDEV]
         due = seen is None or seen.limits_owed or record.previous is not None
         lift = qos.lift(self.target, self.graph, record, qos.left_behind(record)) if due else []
+        function, moved = self._function(record), self._moved(record)
         if seen is not None and seen.bdev == bdev:
-            return [*lift, *(self._limit(record) if seen.limits_unlike else [])]
-        old = [] if seen is None else [self.deletion(record)]
+            limits = self._limit(record) if seen.limits_unlike else []
+            return [*lift, *limits, *moved, *self.host.plug(record, function)]
+        old = [] if seen is None else [*self.host.unplug(function), self.deletion(record)]
         limits = self._limit(record) or qos.on_open(self.target, self.graph, bdev)
-        return [*lift, *old, self._create(record), *limits]
+        plug = self.host.plug(record, function, again=bool(old))
+        return [*lift, *moved, *old, self._create(record), *limits, *plug]
+
+    def _moved(self, record: Record) -> list[Step]:
+        """After an update that was broken off: the function at the other place, if it is there."""
+        if record.previous is None or self._function(record.previous) == self._function(record):
+            return []
+        return self.host.unplug(self._function(record.previous))
 
     def _limit(self, record: Record) -> list[Step]:
         limits = record.private.get(qos.LIMITS)
@@ -80,24 +91,42 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
     def removal(self, record: Record, present: bool) -> list[Step]:
         delete = [self.deletion(record)] if present else []
         own = [record.private[_BDEV]] if record.private.get(qos.LIMITS) else []
-        return [*delete, *qos.lift_all(self.target, self.graph, record, [*own, *qos.left_behind(record)])]
+        return [
+            *self.host.unplug(self._function(record)),
+            *delete,
+            *qos.lift_all(self.target, self.graph, record, [*own, *qos.left_behind(record)]),
+        ]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
-        steps: list[Step] = []
+        was, now, steps = self._function(old), self._function(new), list[Step]()
+        moves = was != now or old.private[_BDEV] != new.private[_BDEV]
+        if moves:
+            steps += self.host.unplug(was, undo=True)
         if old.private[_BDEV] != new.private[_BDEV]:
             delete, create = self.deletion(old), self._create(old)
             steps += [Step(delete.says, delete.do, create.do), self._create(new)]
         if old.private != new.private:
             left = [old.private[_BDEV]] if old.private.get(qos.LIMITS) else []
             steps += [*self._limit(new), *qos.lift(self.target, self.graph, new, left)]
-        return steps
+        return [*steps, *(self.host.plug(new, now, again=True) if moves else [])]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
+        if isinstance(failure.error, errors.BridgeError):
+            return failure.error
         blocked = await why_not_claimable(self, record, record.private[_BDEV], _FIELD)
         return blocked or await super().diagnose(record, failure)
 
     async def measure(self, record: Record) -> Counters:
         return await self.bdev_counters(record.private[_BDEV])
+
+    def _function(self, record: Record) -> Function:
+        async def socket() -> str:
+            found = await self.target.view().vhost(record.id)
+            if found is None:
+                raise errors.Aborted(f"vhost device {record.id} is not on the target any more: try again")
+            return found.socket
+
+        return Function(record.desired.pcie_id.physical_function.value, record.id, False, socket)
 
     def _create(self, record: Record) -> Step:
         create = methods.vhost_create_blk_controller(record.id, record.private[_BDEV])

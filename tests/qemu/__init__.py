@@ -1,0 +1,1 @@
+"""Devices that QEMU plugs into a virtual machine and out of it."""
