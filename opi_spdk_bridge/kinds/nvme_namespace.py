@@ -13,6 +13,7 @@ from opi_spdk_bridge.core.volumes import Volumes
 from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.hotplug import Host
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
@@ -34,8 +35,8 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
     assigned: ClassVar[tuple[str, ...]] = (_NSID, "spec.nguid", "spec.uuid")
     hints: ClassVar[tuple[str, ...]] = (_NSID,)
 
-    def __init__(self, target: Target, graph: Graph, volumes: Volumes) -> None:
-        super().__init__(target, graph, volumes)
+    def __init__(self, target: Target, graph: Graph, volumes: Volumes, host: Host) -> None:
+        super().__init__(target, graph, volumes, host)
         self._foreign: dict[str, Collection[int]] = {}
         """By the name of a namespace whose NSID the target refused: those that others have there."""
 

@@ -46,7 +46,7 @@ def test_an_rdma_path_comes_from_the_address_and_port_that_were_given(
     source: dict[str, Any], sent: dict[str, str]
 ) -> None:
     unused: Any = None
-    kind = NvmePathKind(unused, Graph(), unused)
+    kind = NvmePathKind(unused, Graph(), unused, unused)
     path = NvmePath(trtype=opi.NVME_TRANSPORT_TYPE_RDMA, traddr="192.0.2.2")
     path.fabrics.trsvcid, path.fabrics.subnqn = 4420, "nqn.2022-09.io.spdk:far"
     path.fabrics.adrfam = opi.NVME_ADDRESS_FAMILY_IPV4
