@@ -6,105 +6,48 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.routing import Route
 
-from opi_spdk_bridge import errors, guest, inventory, notify, traces
+from opi_spdk_bridge import embedded, errors, guest, inventory, listening, notify, traces
 from opi_spdk_bridge.api.bind import bind
 from opi_spdk_bridge.api.extras import extras
 from opi_spdk_bridge.api.gateway import HttpServer
 from opi_spdk_bridge.api.health import Check
 from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.limits import Limits, allow_files
-from opi_spdk_bridge.api.listeners import Listener, exposed
 from opi_spdk_bridge.api.metrics import Metrics, Scrape
 from opi_spdk_bridge.api.page import Page, TargetState
 from opi_spdk_bridge.api.policy import Authorizer, Everyone, Policy
 from opi_spdk_bridge.api.server import GrpcServer
-from opi_spdk_bridge.api.tls import Tls
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
-from opi_spdk_bridge.core.journal import Journal, in_order
+from opi_spdk_bridge.core.journal import in_order
 from opi_spdk_bridge.core.reconcile import Reconciler
 from opi_spdk_bridge.core.registry import Registry
-from opi_spdk_bridge.core.volumes import Volumes
-from opi_spdk_bridge.kinds.aio_volume import AioVolumeKind
-from opi_spdk_bridge.kinds.encrypted_volume import EncryptedVolumeKind
 from opi_spdk_bridge.kinds.hotplug import Host
-from opi_spdk_bridge.kinds.malloc_volume import MallocVolumeKind
-from opi_spdk_bridge.kinds.null_volume import NullVolumeKind
-from opi_spdk_bridge.kinds.nvme_controller import NvmeControllerKind
-from opi_spdk_bridge.kinds.nvme_namespace import NvmeNamespaceKind
-from opi_spdk_bridge.kinds.nvme_path import NvmePathKind
 from opi_spdk_bridge.kinds.nvme_remote_controller import NvmeRemoteControllerKind
-from opi_spdk_bridge.kinds.nvme_subsystem import NvmeSubsystemKind
-from opi_spdk_bridge.kinds.qos_volume import QosVolumeKind
 from opi_spdk_bridge.kinds.remote_namespaces import RemoteNamespaces
 from opi_spdk_bridge.kinds.statistics import Statistics
-from opi_spdk_bridge.kinds.virtio_blk import VirtioBlkKind
-from opi_spdk_bridge.kinds.virtio_scsi import VirtioScsiControllerKind, VirtioScsiLunKind, VirtioScsiTargetKind
 from opi_spdk_bridge.observer import Observer, Observers
-from opi_spdk_bridge.pb.inventory import inventory_pb2
-from opi_spdk_bridge.pb.storage import (
-    backend_aio_pb2,
-    backend_malloc_pb2,
-    backend_null_pb2,
-    backend_nvme_pb2,
-    frontend_nvme_pb2,
-    frontend_virtio_blk_pb2,
-    frontend_virtio_scsi_pb2,
-    middleend_encryption_pb2,
-    middleend_qos_volume_pb2,
-)
+from opi_spdk_bridge.resources import resources, services
 from opi_spdk_bridge.settings import Settings, default_state, state_folder
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.store.base import Store
-from opi_spdk_bridge.store.memory import MemoryStore
 from opi_spdk_bridge.store.open import open_store, sqlite_path
 
-K = TypeVar("K")
 log = logging.getLogger(__name__)
 
-_FILES: tuple[Any, ...] = (
-    frontend_nvme_pb2,
-    frontend_virtio_blk_pb2,
-    frontend_virtio_scsi_pb2,
-    backend_nvme_pb2,
-    backend_aio_pb2,
-    backend_malloc_pb2,
-    backend_null_pb2,
-    middleend_encryption_pb2,
-    middleend_qos_volume_pb2,
-    inventory_pb2,
-)
-_KINDS = (  # in dependency order: a kind stands only on kinds before it
-    MallocVolumeKind,
-    NullVolumeKind,
-    AioVolumeKind,
-    NvmeRemoteControllerKind,
-    NvmePathKind,
-    EncryptedVolumeKind,
-    QosVolumeKind,
-    NvmeSubsystemKind,
-    NvmeControllerKind,
-    NvmeNamespaceKind,
-    VirtioBlkKind,
-    VirtioScsiTargetKind,
-    VirtioScsiControllerKind,
-    VirtioScsiLunKind,
-)
 _EMULATOR_START_S = 20.0
 _FEW = 4000  # records whose subsystems fit an answer of about 1 MB
 _TARGET = "target"  # the setting in the store: the address of the target that the state is for
@@ -192,7 +135,9 @@ async def running(settings: Settings) -> AsyncIterator[Serving]:
     """The daemon, while the context lasts."""
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="opi-spdk-bridge-")))
-        address = settings.spdk if settings.spdk is not None else await stack.enter_async_context(_emulator(scratch))
+        address = (
+            settings.spdk if settings.spdk is not None else await stack.enter_async_context(embedded.emulator(scratch))
+        )
         store, folder = _store(settings, scratch)
         await store.open()
         stack.push_async_callback(store.close)
@@ -243,7 +188,7 @@ async def _core(
         address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s, observer=observer
     )
     target = Target(client, shared)
-    registry, catalog, journal = _resources(target, store, host, settings.max_resources)
+    registry, catalog, journal = resources(target, store, host, settings.max_resources)
     for record in in_order(await journal.recover(await asyncio.to_thread(inventory.boot_id)), list(registry)):
         catalog.put(record)
     engine = Engine(registry, catalog, journal, target)
@@ -267,11 +212,13 @@ async def _core(
 
 def _servers(settings: Settings, core: _Core) -> tuple[GrpcServer, HttpServer]:
     """The northern side: the contract's methods over gRPC and HTTP, and what HTTP serves besides."""
-    listeners, http_listeners, tls = _listeners(settings)
-    services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
-    remote = RemoteNamespaces(core.target, core.catalog, _kind(core.registry, NvmeRemoteControllerKind))
+    grpc_listeners, http_listeners, tls = listening.listeners(settings)
+    remote_controllers = next(
+        kind for kind in core.registry.kinds.values() if isinstance(kind, NvmeRemoteControllerKind)
+    )
+    remote = RemoteNamespaces(core.target, core.catalog, remote_controllers)
     others = extras(remote, lambda: asyncio.to_thread(inventory.read))
-    methods = bind(services, core.engine, core.registry, others)
+    methods = bind(services(), core.engine, core.registry, others)
     checks = _checks(core)
     statistics = Statistics(core.target, core.catalog, core.registry)
     target_state = functools.partial(_target_state, core.client)
@@ -286,35 +233,9 @@ def _servers(settings: Settings, core: _Core) -> tuple[GrpcServer, HttpServer]:
     )
     pages = [*page.routes(), Route("/metrics", scrape.answer)]
     return (
-        GrpcServer(methods, core.requests, listeners, tls),
+        GrpcServer(methods, core.requests, grpc_listeners, tls),
         HttpServer(methods, core.requests, http_listeners, checks, pages, tls),
     )
-
-
-def _listeners(settings: Settings) -> tuple[list[Listener], list[Listener], Tls | None]:
-    """Where gRPC and HTTP are served, and how they are encrypted; raises FailedPrecondition for open doors."""
-    listeners = [Listener.parse(text) for text in settings.listen]
-    tls = None
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        tls = Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    elif settings.tls_cert or settings.tls_key or settings.tls_client_ca:
-        raise errors.FailedPrecondition("TLS needs both --tls-cert and --tls-key: one of them is missing")
-    http = [Listener.parse(text) for text in settings.http if text]
-    open_to_all = exposed([*listeners, *http], tls is not None)
-    if open_to_all and not settings.insecure:
-        raise errors.FailedPrecondition(
-            f"{', '.join(open_to_all)} can be reached from other machines and would not be encrypted: give --tls-cert"
-            " and --tls-key, or --insecure if everybody who reaches it may read keys and change storage"
-        )
-    if open_to_all:
-        log.warning("not encrypted: whoever reaches %s can read keys and change storage", ", ".join(open_to_all))
-    if settings.policy is None:
-        level = logging.INFO if all(listener.is_local for listener in (*listeners, *http)) else logging.WARNING
-        log.log(level, "no policy: everyone that a listener lets in may do everything (--policy)")
-    spdk = settings.spdk or ""
-    if spdk and "/" not in spdk and not Listener.parse(spdk).is_local:
-        log.warning("the SPDK socket %s is not on this machine: JSON-RPC is neither encrypted nor authenticated", spdk)
-    return listeners, http, tls
 
 
 def _observer(metrics: Metrics, stack: AsyncExitStack) -> Observer:
@@ -341,27 +262,6 @@ def _target_state(client: Client) -> TargetState:
     return TargetState(client.address, client.connected, client.release.version if client.connected else "")
 
 
-def kinds_only() -> Registry:
-    """The kinds, for work on records without a target."""
-    nowhere = Target(Client("(none)"), SharedFolder(Path(), Path()))
-    return _resources(nowhere, MemoryStore(), Host())[0]
-
-
-def _resources(
-    target: Target, store: Store, host: Host, most_of_a_kind: float = math.inf
-) -> tuple[Registry, Catalog, Journal]:
-    registry = Registry()
-    catalog = Catalog(registry.kinds, most_of_a_kind)
-    volumes = Volumes(catalog, registry, target.view)
-    for kind in _KINDS:
-        registry.add(kind(target, catalog, volumes, host))
-    return registry, catalog, Journal(store, registry.kinds)
-
-
-def _kind(registry: Registry, wanted: type[K]) -> K:
-    return next(kind for kind in registry.kinds.values() if isinstance(kind, wanted))
-
-
 def _store(settings: Settings, scratch: Path) -> tuple[Store, Path]:
     """The store that the settings ask for, and the folder beside which other files of the state live."""
     address = settings.state or ("memory:" if settings.spdk is None else default_state())
@@ -380,25 +280,6 @@ async def _require_same_target(store: Store, address: str, settings: Settings) -
         )
     if known != address:
         await store.put_setting(_TARGET, address)
-
-
-@asynccontextmanager
-async def _emulator(scratch: Path) -> AsyncIterator[str]:
-    """An emulated target in a process of its own that ends with this one, however this one ends."""
-    socket, vhost = scratch / "spdk.sock", scratch / "vhost"
-    vhost.mkdir()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "opi_spdk_bridge", "emulate", "--socket", str(socket), "--vhost-dir", str(vhost),
-        "--exit-with-stdin",
-        stdin=asyncio.subprocess.PIPE,
-        start_new_session=True,  # it ends after the bridge, not with it, when both are interrupted at a terminal
-    )  # fmt: skip
-    try:
-        yield str(socket)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
 
 
 async def _follow_target(core: _Core, server: GrpcServer) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.app import kinds_only
 from opi_spdk_bridge.core import archive
 from opi_spdk_bridge.core.journal import Journal, in_order
+from opi_spdk_bridge.resources import kinds_only
 from opi_spdk_bridge.settings import state_folder
 from opi_spdk_bridge.store.base import Store
 from opi_spdk_bridge.store.open import beside, open_store, sqlite_path

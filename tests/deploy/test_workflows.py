@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opi_spdk_bridge import app
+from opi_spdk_bridge import resources
 from tests.deploy.files import DOCKER, ROOT, WORKFLOWS, document
 
 FILES = sorted(WORKFLOWS.glob("*.yaml"))
@@ -88,7 +88,7 @@ def test_the_guide_to_a_new_kind_names_what_there_is() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for path in re.findall(r"`((?:opi_spdk_bridge|tests|docs)/[\w/]+\.\w+)`", text):
         assert (ROOT / path).exists() or "foo_volume" in path, path
-    assert all(hasattr(app, name) for name in re.findall(r"`(_[A-Z]+)`", text))
+    assert all(hasattr(resources, name) for name in re.findall(r"`(_[A-Z]+)`", text))
     base = (ROOT / "opi_spdk_bridge" / "kinds" / "base.py").read_text() + (
         ROOT / "opi_spdk_bridge" / "core" / "kind.py"
     ).read_text()
