@@ -279,13 +279,14 @@ def export(place: str, key_file: Path | None, with_secrets: bool, output: Any) -
 def import_(place: str, key_file: Path | None, file: Any, replace: bool) -> None:
     """Put an exported state into a store; the bridge that serves it must not be running."""
     from opi_spdk_bridge import offline
+    from opi_spdk_bridge.store.open import shown
 
     try:
         exported = json.load(file)
     except ValueError as problem:
         raise click.ClickException(f"{file.name} is no JSON: {problem}") from None
     count = _run(offline.import_(place, key_file, exported, replace=replace))
-    click.echo(f"imported {count} resources into {place}")
+    click.echo(f"imported {count} resources into {shown(place)}")
 
 
 @state.command()

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="How it is logged: for people, as JSON, or by whether it goes to a terminal."
     )
-    metrics_ttl_s: float = Field(5.0, ge=0, description="How long what metrics read from the target is good for.")
+    metrics_ttl_s: float = Field(5.0, ge=0, description="How long an answer of /metrics is good for, in seconds.")
     config: Path | None = Field(None, description="A TOML file with these settings.")
 
     @classmethod

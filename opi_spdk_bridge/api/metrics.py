@@ -1,7 +1,7 @@
 """Prometheus metrics: of the server, of the calls to the target, of the reconciler, of resources and volumes.
 
-The server's names are those of the grpc-prometheus ecosystem. What is read from the target is read at a scrape, at most
-once in `ttl_s`, and never twice at the same time.
+The server's names are those of the grpc-prometheus ecosystem. What is read from the target is read at a scrape. An
+answer is made at most once in `ttl_s`, and never two at the same time: however many ask, they cost no more than one.
 """
 
 from __future__ import annotations
@@ -117,28 +117,30 @@ class Scrape:
         self._registry = metrics.registry
         self._read = read
         self._ttl_s = ttl_s
-        self._reading = asyncio.Lock()
-        self._read_at = float("-inf")
+        self._making = asyncio.Lock()
+        self._made_at = float("-inf")
+        self._made: dict[str, bytes] = {}  # by content type
         self._bridge = _Bridge(catalog, reconciler, connections)
         self._registry.register(self._bridge)
 
     async def answer(self, request: Request) -> Response:
         """The metrics in the format that the scraper asks for."""
-        await self._refresh()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        body = await asyncio.to_thread(encode, self._registry)
-        return Response(body, media_type=content_type)
+        async with self._making:
+            if time.monotonic() - self._made_at >= self._ttl_s:
+                await self._refresh()
+            if content_type not in self._made:
+                self._made[content_type] = await asyncio.to_thread(encode, self._registry)
+            return Response(self._made[content_type], media_type=content_type)
 
     async def _refresh(self) -> None:
-        async with self._reading:
-            if time.monotonic() - self._read_at < self._ttl_s:
-                return
-            try:
-                with deadline.limit(_READ_S):
-                    self._bridge.sample = await self._read()
-            except errors.BridgeError:
-                self._bridge.sample = TargetSample()  # series of a target that is away end; its absence is a metric
-            self._read_at = time.monotonic()
+        try:
+            with deadline.limit(_READ_S):
+                self._bridge.sample = await self._read()
+        except errors.BridgeError:
+            self._bridge.sample = TargetSample()  # series of a target that is away end; its absence is a metric
+        self._made.clear()
+        self._made_at = time.monotonic()
 
 
 class _Bridge(Collector):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 from pathlib import Path
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.redact import MASK
 from opi_spdk_bridge.store.base import Store
 from opi_spdk_bridge.store.memory import MemoryStore
 from opi_spdk_bridge.store.seal import MasterKey, SealedStore
 from opi_spdk_bridge.store.sqlite import SqliteStore
 
 KEY_VARIABLE = "OPI_BRIDGE_MASTER_KEY"
+_USER = re.compile(r"(?<=://)[^/@]+(?=@)")
 _CREDENTIAL = "opi-spdk-bridge.key"  # under systemd's LoadCredential=
 
 
@@ -35,7 +38,14 @@ def open_store(address: str, folder: Path, key_file: Path | None, *, read_only: 
             text = "state in Redis needs the package's extra: pip install 'opi-spdk-bridge[redis]'"
             raise errors.FailedPrecondition(text, field="state") from None
         return SealedStore(RedisStore(address, read_only=read_only), master_key(key_file, folder / "redis.key"))
-    raise errors.InvalidArgument(f"--state {address!r} is none of sqlite:PATH, redis://HOST and memory:", field="state")
+    raise errors.InvalidArgument(
+        f"--state {shown(address)!r} is none of sqlite:PATH, redis://HOST and memory:", field="state"
+    )
+
+
+def shown(address: str) -> str:
+    """The address as it may be told: without the user and password of a URL."""
+    return _USER.sub(MASK, address)
 
 
 def sqlite_path(address: str) -> Path | None:

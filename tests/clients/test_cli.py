@@ -212,10 +212,13 @@ class TestServeErrors:
         assert ended.stderr.strip().splitlines()[-1].startswith(f"Error: '{address}'")
         assert "mode" in ended.stderr
 
-    def test_a_state_of_no_known_form_is_told_with_the_forms(self) -> None:
-        ended = program("serve", "--state", "nonsense")
+    @pytest.mark.parametrize(
+        ("state", "shown"), [("nonsense", "nonsense"), ("redes://me:open-sesame@h/0", "redes://[secret]@h/0")]
+    )
+    def test_a_state_of_no_known_form_is_told_with_the_forms(self, state: str, shown: str) -> None:
+        ended = program("serve", "--state", state)
         assert ended.returncode == 1
-        assert ended.stderr.startswith("Error: --state 'nonsense' is ")
+        assert ended.stderr.startswith(f"Error: --state '{shown}' is ")
         assert "sqlite:PATH" in ended.stderr
         assert "memory:" in ended.stderr
 

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from opi_spdk_bridge import offline
+from opi_spdk_bridge.core.archive import FORMAT
 from opi_spdk_bridge.store import redis as redis_store
 from opi_spdk_bridge.store.seal import write_key_file
 from tests.kinds.cases import KEY
@@ -329,6 +330,26 @@ def test_a_folder_on_a_read_only_disk_is_named(tmp_path: Path, target: Target) -
     assert f"{place}/state.sqlite" in ended.stderr
     assert "Read-only file system" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_password_of_redis_is_told_to_nobody(
+    redis: Redis, tmp_path: Path, key: Path, start: Callable[..., Bridge]
+) -> None:
+    password = "open-sesame-0123456789"
+    redis.ask("CONFIG", "SET", "requirepass", password)
+    state = {"OPI_BRIDGE_STATE": redis.address.replace("//", f"//:{password}@")}
+    wrong = {"OPI_BRIDGE_STATE": redis.address.replace("//", f"//:not-{password}@")}
+    (tmp_path / "archive.json").write_text(json.dumps({"format": FORMAT, "records": []}))
+    for env, arguments, told in (
+        (state, ["import", str(tmp_path / "archive.json")], "imported 0 resources into redis://[secret]@127.0.0.1"),
+        (wrong, ["export"], f"the state in {redis.address} cannot be reached"),
+    ):
+        done = program("state", *arguments, "--master-key-file", str(key), env=env)
+        assert told in done.stdout + done.stderr
+        assert password not in done.stdout + done.stderr
+    daemon = start(state=state["OPI_BRIDGE_STATE"], master_key_file=key)
+    assert f"state     {redis.address}" in daemon.log
+    assert password not in daemon.log
 
 
 # Export, import, rotation

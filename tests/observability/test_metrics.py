@@ -329,9 +329,10 @@ class TestCost:
     def test_a_scrape_takes_few_calls_and_answers_of_a_megabyte_at_most(self, many: tuple[Emulator, Web]) -> None:
         own, bridge = many
         own.rpc("emulator_call_counts", reset=True)
-        with ThreadPoolExecutor(2) as pool:
-            both = list(pool.map(lambda _: Scraped(bridge), range(2)))
+        with ThreadPoolExecutor(4) as pool:
+            both = list(pool.map(lambda _: Scraped(bridge), range(4)))
         asked = own.rpc("emulator_call_counts")
+        assert len({scraped.text for scraped in both}) == 1, "one answer was made for all of them"
         assert len(both[0].all("opi_bridge_volume_bytes_total")) == 3 * MANY
         assert both[0].all("opi_bridge_volume_bytes_total") == both[1].all("opi_bridge_volume_bytes_total")
         assert asked["calls"]["bdev_get_iostat"] == 2, "a thousand volumes a call, and both scrapes read once"

@@ -28,6 +28,7 @@ from tests.http.web import problem_of, web
 from tests.security.conftest import Files
 from tests.security.served import BOTH, GRPC, HTTP, Served, call, serving
 from tests.support.bridge import CallError, Client, bridge
+from tests.support.program import program
 from tests.support.target import Emulator
 
 _MANY = 1000
@@ -89,6 +90,14 @@ def test_a_bridge_with_a_thousand_connections_of_each_kind_serves_on(
             another.call("ListNullVolumes", timeout_s=2)
         assert time.monotonic() - started < 2
         assert "ERROR" not in daemon.log
+
+
+@pytest.mark.parametrize(("most", "told"), [(512, True), (128, False)])
+def test_a_system_that_lets_too_few_files_be_open_is_told(most: int, told: bool) -> None:
+    under = ["sh", "-c", 'ulimit -n 600 && exec "$0" "$@"']
+    flags = ["--max-connections", str(most), "--policy", "/nowhere.toml"]
+    ended = program("serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *flags, under=under)
+    assert ("at most 600 files may be open (ulimit -Hn)" in ended.stderr) is told
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
