@@ -139,6 +139,11 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
             raise errors.AlreadyExists(text, resource=parent.name)
         return await super().realize(record)
 
+    async def unrealize(self, record: Record, view: Any | None = None) -> None:
+        await super().unrealize(record, view)
+        if await self.target.client.answered_late(methods.bdev_nvme_attach_controller(self._attachment(record))):
+            await super().unrealize(record, self.target.view())  # an array that was slow to answer is attached by now
+
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
         stale = self._stale(record)
         if seen is not None:

@@ -60,6 +60,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._in_flight: dict[int, _InFlight] = {}
+        self._given_up: dict[int, tuple[Call[Any], asyncio.Future[None]]] = {}
         self._next_id = 0
         self._unsent: list[bytes] = []
         self._received = bytearray()
@@ -115,7 +116,9 @@ class _Connection(asyncio.Protocol):
             self.close()
             return
         if waiting is None:
-            return  # its caller has given up
+            if answer["id"] in self._given_up:
+                self._given_up.pop(answer["id"])[1].set_result(None)
+            return
         waiting.timer.cancel()
         waiting.ended("ok" if refusal is None else "error")
         if waiting.future.done():
@@ -135,6 +138,7 @@ class _Connection(asyncio.Protocol):
     def _time_out(self, number: int, timeout_s: float) -> None:
         waiting = self._in_flight.pop(number)
         waiting.ended("unknown")
+        self._given_up[number] = waiting.call, self._loop.create_future()
         if not waiting.future.done():
             said = f"the SPDK target did not answer {waiting.call.method} within {timeout_s:.3g} s"
             text = f"{said}; it may still carry it out"
@@ -150,6 +154,14 @@ class _Connection(asyncio.Protocol):
                 text = f"the connection to the SPDK target was lost during {waiting.call.method}"
                 waiting.future.set_exception(errors.ConnectionLost(text))
         self._in_flight.clear()
+        for _, answered in self._given_up.values():
+            answered.set_result(None)
+        self._given_up.clear()
+
+    def given_up(self, call: Call[Any]) -> list[asyncio.Future[None]]:
+        """For each such call that was given up and may still be carried out: a future that its answer ends."""
+        same = (call.method, call.params)
+        return [answered for late, answered in self._given_up.values() if (late.method, late.params) == same]
 
     @property
     def peer_uid(self) -> int | None:
@@ -259,6 +271,18 @@ class Client:
         """Waits for the connection if need be, sends and returns the result; errors as for `submit`."""
         await self.ready()
         return await self.submit(call)
+
+    async def answered_late(self, call: Call[Any]) -> bool:
+        """Waits until the target has answered every such call that was given up; whether there were any.
+
+        Raises AnswerTimeout.
+        """
+        late = self._connection.given_up(call) if self._connection is not None else []
+        if late:
+            _, unanswered = await asyncio.wait(late, timeout=deadline.remaining_s(self.call_timeout_s))
+            if unanswered:
+                raise errors.AnswerTimeout(f"the SPDK target may still carry out an earlier {call.method}")
+        return bool(late)
 
     async def _run(self) -> None:
         delay_s = _FIRST_DELAY_S

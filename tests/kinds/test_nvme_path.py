@@ -235,6 +235,18 @@ def test_an_array_that_is_silent_takes_no_longer_than_the_deadline(world: World)
     assert ctrlrs(world) == []
 
 
+def test_a_path_that_is_deleted_while_the_target_still_connects_does_not_come_late(frail: World) -> None:
+    controller(frail)
+    slow = {"method": "bdev_nvme_attach_controller", "action": "delay", "when": "before", "delay_ms": 1500, "count": 1}
+    frail.target.rpc("emulator_inject_fault", **slow)
+    path = {"parent": ARRAY, "nvme_path_id": "p0", "nvme_path": path_to(frail.ports[0])}
+    problem = failing(lambda: frail.opi.call("CreateNvmePath", path, timeout_s=0.3))
+    assert problem.code == "DEADLINE_EXCEEDED"
+    frail.delete("NvmePath", P0)
+    assert "array" not in frail.target.inventory()["remote"]
+    frail.path("p0", frail.ports[0])
+
+
 # Another address
 
 

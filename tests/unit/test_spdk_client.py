@@ -167,6 +167,32 @@ async def test_a_late_answer_is_ignored(pair: Pair) -> None:
     assert await future == "right"
 
 
+async def give_up(client: Client, given_up: Call[Any]) -> None:
+    with deadline.limit(0.02), pytest.raises(errors.AnswerTimeout):
+        await client.call(given_up)
+
+
+async def test_the_answer_to_a_call_that_was_given_up_can_be_awaited(pair: Pair) -> None:
+    target, client = pair
+    await give_up(client, call("slow", name="one"))
+    assert not await client.answered_late(call("slow", name="other"))
+    with deadline.limit(0.02), pytest.raises(errors.AnswerTimeout, match="slow"):
+        await client.answered_late(call("slow", name="one"))
+    waiting = asyncio.create_task(client.answered_late(call("slow", name="one")))
+    target.answer(await target.request("slow"), "late")
+    assert await waiting
+    assert not await client.answered_late(call("slow", name="one"))
+
+
+async def test_a_connection_that_is_lost_ends_the_wait_for_late_answers(pair: Pair) -> None:
+    target, client = pair
+    await give_up(client, call("slow"))
+    waiting = asyncio.create_task(client.answered_late(call("slow")))
+    await target.request("slow")
+    await target.drop()
+    assert await waiting
+
+
 @pytest.mark.parametrize("number", [0, 10_000, -1, None, "text", 1.5])
 async def test_an_answer_that_nobody_asked_for_is_ignored(pair: Pair, number: object) -> None:
     target, client = pair
