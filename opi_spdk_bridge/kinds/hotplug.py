@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -20,6 +21,8 @@ from opi_spdk_bridge.spdk.steps import Step
 
 if TYPE_CHECKING:
     from opi_spdk_bridge.qemu.machine import Machine
+
+log = logging.getLogger(__name__)
 
 _SLOTS = 32  # of a PCI bus
 _VFIO_USER_SINCE = (10, 1)
@@ -61,8 +64,8 @@ class Host:
         """Takes it out; absent is success. `undo` where it comes back when a later step fails."""
         return []
 
-    def unplug_dead(self, function: Function) -> list[Step]:
-        """Takes it out if it is there: its server has gone and it will not find the next one."""
+    def bereaved(self, function: Function) -> list[Step]:
+        """Says so where a vfio-user function is plugged in whose server has gone: it will not find the next one."""
         return []
 
 
@@ -105,8 +108,13 @@ class QemuHost(Host):
         back = functools.partial(self._plug_back, function) if undo else None
         return [Step(says, lambda: self._machine.unplug(function.device), back)]
 
-    def unplug_dead(self, function: Function) -> list[Step]:
-        return self.unplug(function) if self._machine.has(function.device) else []
+    def bereaved(self, function: Function) -> list[Step]:
+        device = function.device
+
+        async def tell() -> None:  # and do no more: QEMU 11.1 aborts, with all of the guest, when it is unplugged
+            log.error("%s: its target was restarted, the guest's controller is dead until it is made anew", device.id)
+
+        return [Step(f"{device.id} has lost its target", tell)] if self._machine.has(device) else []
 
     async def _plug_back(self, function: Function) -> None:
         with contextlib.suppress(errors.Unavailable):  # then it is plugged in when QEMU is back

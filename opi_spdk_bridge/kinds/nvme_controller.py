@@ -90,8 +90,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         plug: list[Step] = []
         if function is not None:
             shared, folder = self.target.shared, _folder(record.desired)
-            steps += self.host.unplug_dead(function)
-            plug = self.host.plug(record, function, again=bool(steps))
+            plug = [*self.host.bereaved(function), *self.host.plug(record, function)]
             steps.append(
                 Step(
                     f"the folder {folder} is missing",

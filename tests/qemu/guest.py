@@ -32,9 +32,9 @@ seen=none
 while :; do
     now=
     for disk in /sys/block/vd*; do
-        [ -e $disk/device ] && now="$now $($b basename $($b readlink -f $disk/device/..))=$($b cat $disk/size)"
+        at=$($b readlink -f $disk/device/..) && size=$($b cat $disk/size) && now="$now $($b basename $at)=$size"
     done
-    [ "$now" = "$seen" ] || echo "DISKS$now."
+    [ "$now" = "$seen" ] || echo "DISKS$now;"
     seen=$now
     $b usleep 20000
 done
@@ -131,7 +131,7 @@ class Qemu:
     @property
     def disks(self) -> dict[str, int]:
         """The disks that the guest sees: sizes in bytes by PCI address."""
-        last = re.findall(r"DISKS(.*)\.", self.console)[-1:]
+        last = re.findall(r"DISKS(.*);", self.console)[-1:]
         pairs = [item.split("=") for item in " ".join(last).split()]
         return {address: int(sectors) * 512 for address, sectors in pairs}
 

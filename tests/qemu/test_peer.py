@@ -155,13 +155,20 @@ def test_vfio_user_needs_a_qemu_that_has_it(tmp_path: Path, make_world: Make) ->
         world.delete("VirtioBlk", BLK)
 
 
-def test_a_controller_whose_target_was_restarted_is_plugged_in_anew(qemu: Peer, world: World, spdk: Emulator) -> None:
+def test_a_controller_whose_target_was_restarted_is_said_to_be_dead(
+    qemu: Peer, world: World, place: tuple[Emulator, Peer, KeptBridge]
+) -> None:
+    spdk, _, daemon = place
     nvme(world)
+    assert "dead" not in daemon.log
     spdk.kill()
     spdk.start()
-    wait_until(lambda: len(qemu.asked("device_add")) == 2, "it is plugged in again")
-    assert len(qemu.asked("device_del")) == 1
-    wait_until(lambda: bool(listeners(world)), "the target listens again")
+    wait_until(lambda: world.target.subsystem(NQN) is not None and bool(listeners(world)), "the target listens again")
+    wait_until(lambda: "opi-pf3-ctrl: its target was restarted" in daemon.log, "the bridge says so")
+    assert qemu.asked("device_del") == []
+    world.delete("NvmeController", CTRL)
+    nvme(world)
+    assert (len(qemu.asked("device_add")), len(qemu.asked("device_del"))) == (2, 1)
 
 
 # Releases, addresses, settings
