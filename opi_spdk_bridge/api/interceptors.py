@@ -121,11 +121,12 @@ class Requests:
         return request
 
     async def _admitted(self, method: Method, request: Message, caller: Caller, asker: Subject) -> Message:
+        origin = caller.origin
         try:
-            self._require_room(caller)
+            self._require_room(origin)
         except errors.ResourceExhausted as problem:
             raise Failed(errors.to_status(problem)) from problem
-        self._at_work[caller.origin] += 1
+        self._at_work[origin] += 1
         try:
             most_s = self.limits.request_s
             with deadline.limit(most_s if caller.timeout_s is None else min(most_s, caller.timeout_s)):
@@ -137,16 +138,16 @@ class Requests:
             log.exception("%s %s failed: this is a bug", method.name, caller.request_id)
             raise Failed(errors.to_status(problem)) from problem
         finally:
-            self._at_work[caller.origin] -= 1
-            if not self._at_work[caller.origin]:
-                del self._at_work[caller.origin]
+            self._at_work[origin] -= 1
+            if not self._at_work[origin]:
+                del self._at_work[origin]
 
-    def _require_room(self, caller: Caller) -> None:
+    def _require_room(self, origin: tuple[str, str]) -> None:
         """Raises ResourceExhausted where as many requests are at work as may be."""
         if self._at_work.total() >= self.limits.requests:
             text = f"the bridge is at work on {self.limits.requests} requests, as many as it takes: try again"
             raise errors.ResourceExhausted(text)
-        if self._at_work[caller.origin] >= self.limits.requests_of_peer:
+        if self._at_work[origin] >= self.limits.requests_of_peer:
             text = f"the bridge is at work on {self.limits.requests_of_peer} requests of this peer, as many as it takes"
             raise errors.ResourceExhausted(f"{text}: try again")
 
