@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -259,7 +259,7 @@ def test_a_function_without_a_place_on_the_buses_is_refused(qemu: Peer, make_wor
 
 @pytest.mark.parametrize("make", [blk, nvme])
 def test_nothing_is_made_while_qemu_is_away(qemu: Peer, world: World, make: Any) -> None:
-    qemu.stop()
+    _stop(qemu, world)
     before = world.target.inventory()
     problem = failing(lambda: make(world))
     assert problem.code == "UNAVAILABLE"
@@ -275,7 +275,7 @@ def test_nothing_is_made_while_qemu_is_away(qemu: Peer, world: World, make: Any)
 def test_nothing_is_moved_while_qemu_is_away(qemu: Peer, world: World, change: dict[str, Any]) -> None:
     world.null_volume("other")
     before = blk(world)
-    qemu.stop()
+    _stop(qemu, world)
     problem = failing(lambda: world.update("VirtioBlk", {"name": BLK, **change}))
     assert problem.code == "UNAVAILABLE"
     assert f"QEMU at {qemu.address} cannot be reached" in problem.message
@@ -360,7 +360,7 @@ def test_a_command_that_is_never_answered_ends_in_time_and_is_looked_into(qemu: 
 def test_a_deletion_is_done_when_no_qemu_runs_any_more(qemu: Peer, world: World) -> None:
     blk(world)
     nvme(world)
-    qemu.stop()
+    _stop(qemu, world)
     world.delete("VirtioBlk", BLK)
     world.delete("NvmeController", CTRL)
     assert (world.target.vhost("blk"), listeners(world)) == (None, [])
@@ -422,7 +422,7 @@ def test_what_somebody_else_unplugs_is_plugged_in_again(qemu: Peer, world: World
 def test_the_target_is_put_right_while_qemu_is_away(qemu: Peer, world: World, spdk: Emulator) -> None:
     blk(world)
     nvme(world)
-    qemu.stop()
+    _stop(qemu, world)
     spdk.kill()
     spdk.start()
     wait_until(lambda: spdk.vhost("blk") is not None and bool(listeners(world)), "the target is as it was")
@@ -484,6 +484,14 @@ def _exists(world: World, noun: str, name: str) -> bool:
     return any(
         item["name"] == name for item in world.page(noun, name.partition("/nvmeC")[0] if "/nvmeC" in name else "")[0]
     )
+
+
+def _stop(qemu: Peer, world: World) -> None:
+    """Ends QEMU, and waits until the bridge has noticed."""
+    daemon, lost = cast(Bridge, world.opi), "lost the connection to QEMU"
+    before = daemon.log.count(lost)
+    qemu.stop()
+    wait_until(lambda: daemon.log.count(lost) > before, "the bridge has noticed")
 
 
 def _when_connected(call: Callable[[], Any]) -> Any:
