@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,6 +11,8 @@ from typing import Any, cast
 
 import pytest
 
+from opi_spdk_bridge import errors, guest
+from opi_spdk_bridge.settings import Settings
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import NQN, World, failing, pci
 from tests.qemu.peer import Peer, peer
@@ -212,6 +215,14 @@ def test_settings_that_make_no_sense_are_refused_at_the_start(flags: list[str], 
     assert "Traceback" not in ended.stderr
 
 
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
+    for name in ("machine", "session"):
+        monkeypatch.delitem(sys.modules, f"opi_spdk_bridge.qemu.{name}", raising=False)
+    with pytest.raises(errors.FailedPrecondition, match=r"pip install 'opi-spdk-bridge\[qemu\]'"):
+        guest.host(Settings.model_validate({"qmp": "/run/qmp.sock"}))
+
+
 # QEMU refuses
 
 
@@ -410,6 +421,19 @@ def test_everything_is_plugged_in_again_after_a_restart(qemu: Peer, world: World
     qemu.start()
     wait_until(lambda: qemu.devices == before, "all are plugged in again")
     assert set(qemu.chardevs) == {name for name, given in before.items() if "chardev" in given}
+
+
+def test_a_restart_of_the_bridge_leaves_everything_plugged_in(
+    qemu: Peer, world: World, place: tuple[Emulator, Peer, KeptBridge]
+) -> None:
+    blk(world)
+    nvme(world)
+    daemon, seen = place[2], len(place[2].log)
+    qemu.commands.clear()
+    daemon.restart()
+    wait_until(lambda: "connected to QEMU" in daemon.log[seen:], "the bridge is connected to QEMU")
+    wait_until(lambda: "swept 4 resources" in daemon.log[seen:], "the bridge has looked at everything")
+    assert qemu.asked("device_add", "device_del", "chardev-add", "chardev-remove") == []
 
 
 def test_what_somebody_else_unplugs_is_plugged_in_again(qemu: Peer, world: World) -> None:
