@@ -82,12 +82,13 @@ class Machine:
                 f"{device.driver} needs QEMU {needed} or later; the one at {self.address} is {has}"
             )
         behind = {"chardev": device.id} if device.chardev else {}
-        if device.chardev:
-            await self._attach(session, device)
         try:
+            if device.chardev:
+                await self._attach(session, device)
             await session.execute("device_add", driver=device.driver, id=device.id, **behind, **device.properties)
-        except Refused:
-            await self._detach(session, device)
+        except (errors.FailedPrecondition, errors.DeadlineExceeded):
+            with deadline.limit(self._answer_timeout_s):
+                await self._detach(session, device)
             raise
         session.devices[device.id] = device.driver
         log.info("plugged %s into QEMU", device.id)
@@ -138,7 +139,6 @@ class Machine:
         give_up = time.monotonic() + deadline.remaining_s(_CONNECT_S)
         while (await _chardevs(session)).get(device.id, "").startswith("disconnected:"):
             if time.monotonic() > give_up:
-                await self._detach(session, device)
                 raise errors.FailedPrecondition(
                     f"QEMU cannot connect to {device.chardev}: it must find the target's socket there"
                 )

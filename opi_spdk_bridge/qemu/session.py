@@ -1,7 +1,7 @@
 """One connection to QEMU's monitor, from the greeting to the hang-up, and what the virtual machine has plugged in.
 
-A command that was never sent is a definite failure (Unavailable, DeadlineExceeded); one that was sent and not answered
-has an unknown outcome (ConnectionLost, AnswerTimeout); what QEMU refuses is a Refused.
+A command that was sent and not answered has an unknown outcome (ConnectionLost, AnswerTimeout); what QEMU refuses is a
+Refused.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ class Session:
                 return await self._client.execute(command, arguments)
         except ExecuteError as refusal:
             raise Refused(command, refusal) from None
-        except StateError:
-            raise errors.Unavailable(f"QEMU has hung up before {command}") from None
-        except ExecInterruptedError:
+        except (ExecInterruptedError, StateError):  # the latter: just before, and others may have been carried out
             raise _lost(command) from None
         except TimeoutError:
             self._hung = timeout_s == self._answer_timeout_s

@@ -62,7 +62,7 @@ def plugging(folder: Path, spdk: Emulator, disks: Disks, qemu: Qemu) -> Iterator
         qmp_buses="pci.0,b1",
         qmp_folders=f"{spdk.vhost_dir}:{disks.folder}",
         qmp_unplug_s=2,
-        sweep_interval_s=1,
+        sweep_interval_s=600,
     ) as daemon:
         yield daemon
 

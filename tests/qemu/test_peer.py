@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from opi_spdk_bridge import errors, guest
+from opi_spdk_bridge.settings import Settings
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import NQN, World, failing, pci
 from tests.qemu.peer import Peer, peer
@@ -23,7 +26,7 @@ BLK = "virtioBlks/blk"
 
 Make = Callable[..., World]
 
-FLAGS = {"qmp_unplug_s": 1, "sweep_interval_s": 1, "connect_grace_s": 0.7}
+FLAGS = {"qmp_unplug_s": 1, "sweep_interval_s": 600, "connect_grace_s": 0.7}
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +215,14 @@ def test_settings_that_make_no_sense_are_refused_at_the_start(flags: list[str], 
     assert "Traceback" not in ended.stderr
 
 
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
+    for name in ("machine", "session"):
+        monkeypatch.delitem(sys.modules, f"opi_spdk_bridge.qemu.{name}", raising=False)
+    with pytest.raises(errors.FailedPrecondition, match=r"pip install 'opi-spdk-bridge\[qemu\]'"):
+        guest.host(Settings.model_validate({"qmp": "/run/qmp.sock"}))
+
+
 # QEMU refuses
 
 
@@ -259,7 +270,7 @@ def test_a_function_without_a_place_on_the_buses_is_refused(qemu: Peer, make_wor
 
 @pytest.mark.parametrize("make", [blk, nvme])
 def test_nothing_is_made_while_qemu_is_away(qemu: Peer, world: World, make: Any) -> None:
-    qemu.stop()
+    _stop(qemu, world)
     before = world.target.inventory()
     problem = failing(lambda: make(world))
     assert problem.code == "UNAVAILABLE"
@@ -275,7 +286,7 @@ def test_nothing_is_made_while_qemu_is_away(qemu: Peer, world: World, make: Any)
 def test_nothing_is_moved_while_qemu_is_away(qemu: Peer, world: World, change: dict[str, Any]) -> None:
     world.null_volume("other")
     before = blk(world)
-    qemu.stop()
+    _stop(qemu, world)
     problem = failing(lambda: world.update("VirtioBlk", {"name": BLK, **change}))
     assert problem.code == "UNAVAILABLE"
     assert f"QEMU at {qemu.address} cannot be reached" in problem.message
@@ -360,7 +371,7 @@ def test_a_command_that_is_never_answered_ends_in_time_and_is_looked_into(qemu: 
 def test_a_deletion_is_done_when_no_qemu_runs_any_more(qemu: Peer, world: World) -> None:
     blk(world)
     nvme(world)
-    qemu.stop()
+    _stop(qemu, world)
     world.delete("VirtioBlk", BLK)
     world.delete("NvmeController", CTRL)
     assert (world.target.vhost("blk"), listeners(world)) == (None, [])
@@ -412,8 +423,21 @@ def test_everything_is_plugged_in_again_after_a_restart(qemu: Peer, world: World
     assert set(qemu.chardevs) == {name for name, given in before.items() if "chardev" in given}
 
 
-def test_what_somebody_else_unplugs_is_plugged_in_again(qemu: Peer, world: World) -> None:
+def test_a_restart_of_the_bridge_leaves_everything_plugged_in(
+    qemu: Peer, world: World, place: tuple[Emulator, Peer, KeptBridge]
+) -> None:
     blk(world)
+    nvme(world)
+    daemon, seen = place[2], len(place[2].log)
+    qemu.commands.clear()
+    daemon.restart()
+    wait_until(lambda: "connected to QEMU" in daemon.log[seen:], "the bridge is connected to QEMU")
+    wait_until(lambda: "swept 4 resources" in daemon.log[seen:], "the bridge has looked at everything")
+    assert qemu.asked("device_add", "device_del", "chardev-add", "chardev-remove") == []
+
+
+def test_what_somebody_else_unplugs_is_plugged_in_again(qemu: Peer, make_world: Make) -> None:
+    blk(make_world(sweep_interval_s=1))
     qemu.remove("opi-pf5-blk")
     wait_until(lambda: bool(qemu.devices), "it is plugged in again")
     assert list(qemu.chardevs) == ["opi-pf5-blk"]
@@ -422,7 +446,7 @@ def test_what_somebody_else_unplugs_is_plugged_in_again(qemu: Peer, world: World
 def test_the_target_is_put_right_while_qemu_is_away(qemu: Peer, world: World, spdk: Emulator) -> None:
     blk(world)
     nvme(world)
-    qemu.stop()
+    _stop(qemu, world)
     spdk.kill()
     spdk.start()
     wait_until(lambda: spdk.vhost("blk") is not None and bool(listeners(world)), "the target is as it was")
@@ -484,6 +508,14 @@ def _exists(world: World, noun: str, name: str) -> bool:
     return any(
         item["name"] == name for item in world.page(noun, name.partition("/nvmeC")[0] if "/nvmeC" in name else "")[0]
     )
+
+
+def _stop(qemu: Peer, world: World) -> None:
+    """Ends QEMU, and waits until the bridge has noticed."""
+    daemon, lost = cast(Bridge, world.opi), "lost the connection to QEMU"
+    before = daemon.log.count(lost)
+    qemu.stop()
+    wait_until(lambda: daemon.log.count(lost) > before, "the bridge has noticed")
 
 
 def _when_connected(call: Callable[[], Any]) -> Any:
