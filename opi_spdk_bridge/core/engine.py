@@ -125,19 +125,12 @@ class Engine:
         """Makes the target agree with a record that is ready; leaves alone what a request is working on."""
         await self._to_its_end(self._remake(name, lambda kind, record: kind.repair(record, view)))
 
-    async def remake(self, name: str) -> bool:
-        """Makes what is expected to be gone, without looking; False when that could not be done so.
+    async def make(self, name: str) -> None:
+        """Makes what a record that is ready stands for, without looking: for what is expected to be gone.
 
         Cancelled, it may have made what it was to make: that is found to be there the next time.
         """
-        try:
-            await self._remake(name, lambda kind, record: kind.realize(record))
-        except errors.OutcomeUnknown:
-            raise
-        except errors.BridgeError as problem:
-            log.debug("%s: it is there, or cannot be made: %s", name, problem)
-            return False
-        return True
+        await self._remake(name, lambda kind, record: kind.realize(record))
 
     def displaced(self, name: str, *, by_another: bool) -> None:
         """Notes whether another's object was seen in the record's place: then a delete looks before it touches it."""

@@ -253,7 +253,7 @@ class Reconciler:
         """Looks at a record and puts it right; False where it was left alone."""
         kind = self._registry[record.kind].kind
         if sweep.restoring and record.kind in sweep.absent:
-            if await self._engine.remake(record.name):
+            if await self._made_blindly(record.name):
                 self._restored(record)
                 return True
             sweep.absent.discard(record.kind)
@@ -271,16 +271,26 @@ class Reconciler:
             return True
         if observation.presence is Presence.ABSENT:
             sweep.absent.add(record.kind)
-            if sweep.restoring and await self._engine.remake(record.name):  # in turn with those that are not looked at
-                self._restored(record)
-                return True
-        await self._engine.repair(record.name, sweep.view)
+        if observation.presence is Presence.ABSENT and sweep.restoring:
+            await self._engine.make(record.name)
+        else:
+            await self._engine.repair(record.name, sweep.view)
         if sweep.restoring:
             self._restored(record)
         else:
             self.tally.drifted += 1
             log.warning("%s was not as asked (%s): put right", record.name, "; ".join(observation.differences))
             self._count_loss(record, observation.presence)
+        return True
+
+    async def _made_blindly(self, name: str) -> bool:
+        try:
+            await self._engine.make(name)
+        except errors.OutcomeUnknown:
+            raise
+        except errors.BridgeError as problem:
+            log.debug("%s: it is there, or cannot be made: %s", name, problem)
+            return False
         return True
 
     def _restored(self, record: Record) -> None:
