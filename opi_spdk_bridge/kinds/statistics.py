@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.kind import Counters, Record
@@ -19,6 +20,7 @@ from opi_spdk_bridge.spdk.model import IoStat, IoStats
 from opi_spdk_bridge.spdk.target import Target
 
 _BDEV = "bdev"  # in Record.private: what a namespace, a device or a QoS volume stands on
+_IN_FLIGHT = 2  # such calls: the target makes one answer while the last is read
 _AT_ONCE = 1000  # bdevs in one call: about 700 bytes each in its answer
 
 
@@ -35,11 +37,15 @@ class Statistics:
         await self._target.ready()
         labels = self._labels()
         names = list(labels)
-        volumes: list[VolumeSample] = []
-        for start in range(0, len(names), _AT_ONCE):
-            stats = await self._iostat(names[start : start + _AT_ONCE])
-            volumes += [_sample(stat, stats.tick_rate, labels[stat.name]) for stat in stats.bdevs]
-        return TargetSample(volumes, await self._paths())
+        window = asyncio.Semaphore(_IN_FLIGHT)
+
+        async def read(names: Sequence[str]) -> list[VolumeSample]:
+            async with window:
+                stats = await self._iostat(names)
+                return [_sample(stat, stats.tick_rate, labels[stat.name]) for stat in stats.bdevs]
+
+        parts = (read(names[start : start + _AT_ONCE]) for start in range(0, len(names), _AT_ONCE))
+        return TargetSample([*chain.from_iterable(await asyncio.gather(*parts))], await self._paths())
 
     async def counters(self, records: Iterable[Record]) -> dict[str, Counters]:
         """The counters of the bdev behind each record, by the record's name, of 1,000 bdevs at most.
