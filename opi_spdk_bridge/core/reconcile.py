@@ -27,7 +27,7 @@ from opi_spdk_bridge.core.registry import Registry
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 128  # records at a time: their calls share writes, and the target's reactor is free between two batches
+_AT_ONCE = 384  # records at a time: their calls share writes, and the target's reactor is free between two batches
 _REST_FACTOR = 100  # a sweep may take 1/100 of the time
 _PATIENCE_S = 2.0  # a sweep does not wait longer for records that the target is slow with (a path to a dead array)
 _CALL_LIMIT_S = 60.0

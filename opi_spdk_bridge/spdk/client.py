@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.02
 _LONGEST_DELAY_S = 1.0
-_MOST_IN_A_WRITE = 16
+_MOST_IN_A_WRITE = 64
 
 
 @dataclass(frozen=True, slots=True)
