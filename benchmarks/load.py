@@ -1,4 +1,4 @@
-"""The load client: `python -m benchmarks.load JOB JSON` does a job and prints what it measured as JSON.
+"""The load client: `python -m benchmarks.load JOB JSON FILE` does a job and puts what it measured into the file, as JSON.
 
 Durations are in milliseconds. A worker has one call in flight, so the number of workers is the number in flight. Before
 each call of a latency measurement a worker pauses for a random 0 to 4 ms: else every call would fall into step with
@@ -300,4 +300,6 @@ _JOBS: dict[str, Callable[..., Any]] = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(opi.run(_JOBS[sys.argv[1]](**json.loads(sys.argv[2])))))
+    job, parameters, place = sys.argv[1:]
+    measured = opi.run(_JOBS[job](**json.loads(parameters)))
+    Path(place).write_text(json.dumps(measured))

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -167,10 +168,10 @@ async def started(*processes: Process) -> AsyncIterator[None]:
 
 async def load(job: str, **parameters: Any) -> Any:
     """Has the load client do a job (see load.py) and returns what it found."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.load", job, json.dumps(parameters), stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"the load client failed at {job}")
-    return json.loads(output)
+    with tempfile.NamedTemporaryFile("r", suffix=".json") as found:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.load", job, json.dumps(parameters), found.name
+        )
+        if await process.wait():
+            raise RuntimeError(f"the load client failed at {job}")
+        return json.load(found)
