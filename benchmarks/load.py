@@ -1,4 +1,4 @@
-"""The load client: `python -m benchmarks.load JOB JSON FILE` does a job and puts what it measured into the file, as JSON.
+"""The load client: `python -m benchmarks.load JOB JSON FILE` does a job and puts what it measured into FILE, as JSON.
 
 Durations are in milliseconds. A worker has one call in flight, so the number of workers is the number in flight. Before
 each call of a latency measurement a worker pauses for a random 0 to 4 ms: else every call would fall into step with
