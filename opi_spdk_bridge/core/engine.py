@@ -86,7 +86,8 @@ class Engine:
             parent = ""  # older clients send anything here
         collection = f"{parent}/{entry.names.collections[-1]}"
         records, more = self._catalog.page(entry.singular, parent, paging.after(page_token, collection), size)
-        items = [self._present(entry, record) for record in records]
+        make, parse = functools.partial(requests.answer, entry.kind), entry.kind.message.FromString
+        items = [parse(self._catalog.answer(record, make)) for record in records]
         return paging.Page(items, paging.token(collection, records[-1].name) if more else "")
 
     async def stats(self, entry: Entry, name: str) -> Counters:
