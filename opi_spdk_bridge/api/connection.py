@@ -52,7 +52,7 @@ class Connection(H11Protocol):
         self._taking_limit: asyncio.TimerHandle | None = None
         self._begun = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         certificate = transport.get_extra_info("peercert")
         if certificate:

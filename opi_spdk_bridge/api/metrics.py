@@ -35,7 +35,7 @@ class Metrics:
     """An observer that counts and times."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # timestamps that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs has no types; nobody asks for timestamps
         self.registry = CollectorRegistry()
         where = self.registry
         method = ("grpc_type", "grpc_service", "grpc_method")

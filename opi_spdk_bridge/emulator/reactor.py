@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from enum import IntEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -161,9 +161,9 @@ class Work(Signal, Generic[T]):
         """What the coroutine returned or raised, once it has."""
         if self._error is not None:
             raise self._error
-        return self._result  # type: ignore[return-value]
+        return cast(T, self._result)
 
-    def __await__(self) -> Generator[Wait, None, T]:  # type: ignore[override]
+    def __await__(self) -> Generator[Wait, None, T]:  # type: ignore[override]  # a wait with a result
         yield from super().__await__()
         return self.result()
 

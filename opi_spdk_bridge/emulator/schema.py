@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 Decoder = Callable[[Any], Any]
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class Schema(Generic[T]):
 
     def __init__(self, parameters: type[T]) -> None:
         hints = typing.get_type_hints(parameters, include_extras=True)
-        fields = dataclasses.fields(parameters)  # type: ignore[arg-type]
+        fields = dataclasses.fields(cast(Any, parameters))
         self._make = parameters
         self._decoders = {field.name: _decoder(hints[field.name]) for field in fields}
         self._required = frozenset(

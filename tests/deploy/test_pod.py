@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ import httpx
 import pytest
 
 from opi_spdk_bridge.pb.storage import backend_null_pb2 as null
-from tests.deploy.certificates import Authority
 from tests.deploy.files import DOCKER, KUBERNETES
+from tests.support.certificates import Authority
 from tests.support.ports import free_ports
 from tests.support.program import program, started
 from tests.support.target import Emulator, wait_until
@@ -35,9 +34,8 @@ class Pod:
 
     def channel(self, subject: str) -> grpc.Channel:
         """A connection with the certificate of that subject."""
-        certificate, key = self.authority.issue(subject)
-        ca = self.authority.certificate.read_bytes()
-        credentials = grpc.ssl_channel_credentials(ca, key.read_bytes(), certificate.read_bytes())
+        own, ca = self.authority.issue(subject), self.authority.certificate.read_bytes()
+        credentials = grpc.ssl_channel_credentials(ca, own.key.read_bytes(), own.certificate.read_bytes())
         target = [("grpc.ssl_target_name_override", "opi-spdk-bridge")]
         return grpc.secure_channel(f"127.0.0.1:{self.grpc_port}", credentials, target)
 
@@ -60,10 +58,9 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     folder = tmp_path_factory.mktemp("pod")
     for name in ("spdk", "etc/tls", "run", "state"):
         (folder / name).mkdir(parents=True)
-    authority = Authority(folder / "etc" / "tls")
-    certificate, key = authority.issue("opi-spdk-bridge")
-    certificate.rename(folder / "etc" / "tls" / "tls.crt")
-    key.rename(folder / "etc" / "tls" / "tls.key")
+    tls = folder / "etc" / "tls"
+    authority = Authority(tls, "ca")
+    authority.issue("opi-spdk-bridge").put(tls / "tls.crt", tls / "tls.key")
     ports = free_ports(2)
     text = (KUBERNETES / "base" / "bridge.toml").read_text()
     for there, here in (
@@ -113,13 +110,13 @@ def test_others_may_not(pod: Pod, subject: str, code: str) -> None:
 
 
 def test_prometheus_scrapes_with_its_certificate_and_nobody_without(pod: Pod) -> None:
-    certificate, key = pod.authority.issue("prometheus")
-    context = ssl.create_default_context(cafile=str(pod.authority.certificate))
+    context = pod.authority.client()
     context.check_hostname = False
     url = f"https://127.0.0.1:{pod.http_port}/metrics"
     with pytest.raises(httpx.HTTPError):
         httpx.get(url, verify=context)
-    context.load_cert_chain(certificate, key)
+    own = pod.authority.issue("prometheus")
+    context.load_cert_chain(own.certificate, own.key)
     assert re.search(r"^opi_bridge_spdk_connected 1", httpx.get(url, verify=context).text, re.MULTILINE)
 
 

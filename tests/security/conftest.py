@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opi_spdk_bridge.api.tls import Tls
-from tests.security.certificates import Authority, Issued
+from tests.support.certificates import Authority, Issued
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -114,15 +114,21 @@ async def test_connections_that_say_nothing_are_hung_up_on(
             writer.close()
 
 
-@pytest.mark.parametrize("protocol", BOTH)
-async def test_more_requests_at_once_than_are_taken_are_told_so(protocol: str) -> None:
-    begun, finish = asyncio.Event(), asyncio.Event()
+def _slow(begun: asyncio.Event, finish: asyncio.Event) -> Callable[[Any], Awaitable[Message]]:
+    """Carries out a request that tells when it has begun, and ends when it may."""
 
     async def slow(_request: Any) -> Message:
         begun.set()
         await finish.wait()
         return ListNullVolumesResponse()
 
+    return slow
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+async def test_more_requests_at_once_than_are_taken_are_told_so(protocol: str) -> None:
+    begun, finish = asyncio.Event(), asyncio.Event()
+    slow = _slow(begun, finish)
     async with serving(limits=Limits(requests=1), ListNullVolumes=slow) as served:
         first = asyncio.create_task(call(served.at(GRPC), "ListNullVolumes"))
         await begun.wait()
@@ -140,12 +146,7 @@ async def test_more_requests_at_once_than_are_taken_are_told_so(protocol: str) -
 
 async def test_requests_of_one_peer_leave_room_for_others(tmp_path: Path) -> None:
     begun, finish = asyncio.Event(), asyncio.Event()
-
-    async def slow(_request: Any) -> Message:
-        begun.set()
-        await finish.wait()
-        return ListNullVolumesResponse()
-
+    slow = _slow(begun, finish)
     other = f"unix:{tmp_path}/other"
     limits = Limits(requests=9, requests_of_peer=1)
     async with serving(limits=limits, listen=["127.0.0.1:0", other], ListNullVolumes=slow) as served:

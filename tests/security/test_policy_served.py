@@ -18,9 +18,9 @@ from google.protobuf import json_format
 from opi_spdk_bridge.cli import main
 from tests.http.contract import method
 from tests.http.web import problem_of
-from tests.security.certificates import Authority, Issued
 from tests.security.guarded import Guarded, over
 from tests.security.served import call
+from tests.support.certificates import Authority, Issued
 from tests.support.program import program
 from tests.support.target import Emulator, emulator, wait_until
 

@@ -21,9 +21,9 @@ from google.protobuf.message import Message
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.tls import Tls
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import ListNullVolumesResponse, NullVolume
-from tests.security.certificates import Authority
 from tests.security.conftest import Files
 from tests.security.served import BOTH, GRPC, HTTP, call, gets_in, serial, serving
+from tests.support.certificates import Authority
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 _EXPIRED = datetime.timedelta(days=-1)
