@@ -71,10 +71,9 @@ def _states(client: Client) -> set[str]:
 def _when_due(step: dict[str, Any], target: EmulatedTarget, comparison: "Comparison") -> str | None:
     """Plays the step that follows a pause: what the pause was for may take longer here than where it was recorded."""
     assert "_get_" in step["method"], "only looking can be repeated"
-    problem: list[str | None] = []
     with contextlib.suppress(AssertionError):
-        wait_for(lambda: problem.append(_play(step, target, comparison)) or problem[-1] is None)
-    return problem[-1]
+        wait_for(lambda: _play(step, target, comparison) is None)
+    return _play(step, target, comparison)
 
 
 def _play(step: dict[str, Any], target: EmulatedTarget, comparison: "Comparison") -> str | None:

@@ -15,6 +15,7 @@ from opi_spdk_bridge import deadline
 from opi_spdk_bridge.spdk.client import Client
 from tests.support.clock import Clock
 from tests.support.patience import HOUR_S, PATIENCE_S
+from tests.support.patience import until as until
 
 from .fakes import spin
 
@@ -156,13 +157,6 @@ async def scripted(**client_options: Any) -> AsyncIterator[tuple[ScriptedTarget,
         finally:
             await client.close()
             await target.close()
-
-
-async def until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> None:
-    """Waits until it holds."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.002)
 
 
 async def overdue(clock: Clock, work: Coroutine[Any, Any, T]) -> T:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.core.locks import NameLocks
-
 from tests.support.patience import PATIENCE_S
 
 from .fakes import spin

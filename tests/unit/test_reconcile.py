@@ -10,7 +10,6 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Facts, Phase, Record
 from opi_spdk_bridge.core.reconcile import Reconciler
 from opi_spdk_bridge.spdk.errors import SpdkError
-
 from tests.support.patience import HOUR_S, PATIENCE_S
 
 from .fakes import Bridge, DiskKind, spin

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
-
 from tests.support.clock import Clock
 from tests.support.patience import HOUR_S, PATIENCE_S
 

@@ -11,7 +11,6 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, carry_out, exists, gone
-
 from tests.support.clock import Clock
 from tests.support.patience import HOUR_S
 

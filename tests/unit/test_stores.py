@@ -23,7 +23,7 @@ from opi_spdk_bridge.store.base import Change, Row, Store
 from opi_spdk_bridge.store.memory import MemoryStore
 from opi_spdk_bridge.store.seal import MasterKey, SealedStore
 from opi_spdk_bridge.store.sqlite import SqliteStore
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, until
 
 KEY = MasterKey([bytes(range(32))])
 
@@ -203,9 +203,11 @@ class Disk:
 
 async def until_written(file: SqliteStore, rows: int) -> None:
     """Waits until a reader finds so many rows, whether or not they are on the disk."""
-    async with asyncio.timeout(PATIENCE_S):
-        while len(await file.load()) < rows:
-            await asyncio.sleep(0.001)
+
+    async def found() -> bool:
+        return len(await file.load()) == rows
+
+    await until(found)
 
 
 async def test_a_commit_waits_for_the_disk_and_a_write_does_not(file: SqliteStore, disk: Disk, tmp_path: Path) -> None:

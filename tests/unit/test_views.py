@@ -10,7 +10,6 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
-
 from tests.support.clock import Clock
 from tests.support.patience import HOUR_S
 
