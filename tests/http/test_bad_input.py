@@ -63,7 +63,7 @@ def test_a_wrong_method_is_told_the_right_ones(served: Web) -> None:
 
 def test_a_large_body_is_refused_before_it_is_sent(served: Web) -> None:
     headers = {"content-length": str(5 * 1024 * 1024)}
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=PATIENCE_S) as client:
         answer = client.post("/v1/nullVolumes", content=b" " * (5 * 1024 * 1024), headers=headers)
     assert problem_of(answer) == (413, 3, "body")
 
@@ -73,7 +73,7 @@ def test_a_large_body_is_refused_when_its_length_is_not_told(served: Web) -> Non
         for _ in range(80):
             yield b" " * 65536
 
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=PATIENCE_S) as client:
         answer = client.post("/v1/nullVolumes", content=chunks())
     assert problem_of(answer) == (413, 3, "body")
 
