@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, cast
 
-import h11
 from google.protobuf.message import Message
 
 from opi_spdk_bridge.api.connection import Connection
@@ -34,7 +33,7 @@ async def serving(**calls: Call) -> AsyncIterator[tuple[HttpServer, str, int]]:
         await server.stop(0.1)
 
 
-async def seen(server: HttpServer, *states: type[h11.Sentinel]) -> None:
+async def seen(server: HttpServer, *states: Any) -> None:
     """Waits until a connection of the server has read so much of a request: IDLE (nothing whole yet), SEND_BODY."""
     await until(lambda: any(each.conn.their_state in states for each in connections(server)))
 
