@@ -48,7 +48,7 @@ from opi_spdk_bridge.store.open import open_store, sqlite_path
 
 log = logging.getLogger(__name__)
 
-_EMULATOR_START_S = 20.0
+_EMULATOR_START_S = 120.0
 _FEW = 4000  # records whose subsystems fit an answer of about 1 MB
 _TARGET = "target"  # the setting in the store: the address of the target that the state is for
 
