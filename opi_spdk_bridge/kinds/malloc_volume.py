@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Settled
+from opi_spdk_bridge.kinds import rules
 from opi_spdk_bridge.kinds.bdev import BdevKind, check_geometry
 from opi_spdk_bridge.pb.storage.backend_malloc_pb2 import MallocVolume
 from opi_spdk_bridge.spdk import methods
@@ -14,6 +15,8 @@ from opi_spdk_bridge.spdk.model import Bdev
 from opi_spdk_bridge.spdk.steps import Step, gone
 
 _METADATA_SIZES = (0, 8, 16, 32, 64, 128)
+_MOST_BYTES = 2**46
+"""Half of an address space. Far above it, the sums that the target makes of sizes come round to small ones."""
 
 
 class MallocVolumeKind(BdevKind[MallocVolume]):
@@ -28,6 +31,8 @@ class MallocVolumeKind(BdevKind[MallocVolume]):
         if resource.metadata_size not in _METADATA_SIZES:
             text = f"metadata_size is {resource.metadata_size}; the target takes {_METADATA_SIZES}"
             raise errors.InvalidArgument(text, field="metadata_size")
+        most = _MOST_BYTES // (resource.block_size + resource.metadata_size)
+        rules.within(resource.blocks_count, 1, most, "blocks_count", "the volume is memory of the target")
 
     async def settle(self, name: str, resource: MallocVolume, before: Record | None) -> Settled:
         return Settled(assigned={} if resource.uuid else {"uuid": str(uuid.uuid4())})
