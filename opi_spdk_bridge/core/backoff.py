@@ -27,6 +27,11 @@ class Backoff:
         if name not in self._due:
             self._due[name] = _Due(time.monotonic(), 0)
 
+    def hurry(self, name: str) -> None:
+        """Makes a name that keeps failing due now: what it lacked may have come."""
+        if name in self._due:
+            self._due[name].at = time.monotonic()
+
     def failed(self, name: str) -> None:
         """Makes a name due later than the last time, up to a minute."""
         failures = self._due[name].failures + 1 if name in self._due else 1

@@ -90,14 +90,25 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """What a volume reference stands for: a bdev on the target and, where the bridge manages it, its resource.
+    """What a volume reference stands for: a bdev on the target and the resource that this stands on.
 
-    `uuid` is the bdev's, "" where it is not known without asking the target.
+    `uuid` is the bdev's, "" where it is not known without asking the target. `by_name`: whatever has the name is meant,
+    because the client wrote just that, or because the bdev has no UUID that lasts.
     """
 
     bdev: str
     uuid: str = ""
     resource: str = ""
+    by_name: bool = False
+
+    @property
+    def identity(self) -> str:
+        """The UUID without which a bdev of that name is another volume; "" where the name is what counts."""
+        return "" if self.by_name else self.uuid
+
+
+VOLUMES_BEHIND = Reservation("volumes-behind", "the volumes behind others", tag="all")
+"""Held by every resource that has volumes behind it which are no resources themselves."""
 
 
 class Postponed(Exception):
@@ -188,6 +199,11 @@ class Kind(ABC, Generic[M]):
         """The volume that this resource is to others, for kinds that are volumes."""
         return None
 
+    async def volume_behind(self, record: Record, reference: str) -> Volume | None:
+        """The volume behind this resource that a client means: by a name below the record's, or by a UUID that the
+        target does not know. Such kinds reserve `VOLUMES_BEHIND`. None where there is none."""
+        return None
+
     # On the target
 
     @abstractmethod
@@ -236,6 +252,16 @@ class Kind(ABC, Generic[M]):
 AnyKind = Kind[Any]
 
 
+class BdevChanges(Protocol):
+    """Names of bdevs that `went` or changed, and of those that `came`; some may have done both."""
+
+    @property
+    def went(self) -> set[str]: ...
+
+    @property
+    def came(self) -> set[str]: ...
+
+
 class Target(Protocol):
     """What the engine needs of the target itself."""
 
@@ -252,8 +278,8 @@ class Target(Protocol):
     def snapshot(self) -> Any:
         """A view that asks for each object at most once, for a sweep over many records."""
 
-    async def changed_bdevs(self) -> set[str] | None:
-        """The bdevs that went or changed since the last call, as far as the target tells; None: any may have."""
+    async def changed_bdevs(self) -> BdevChanges | None:
+        """What became of bdevs since the last call, as far as the target tells; None: anything may have."""
 
 
 class Graph(Protocol):

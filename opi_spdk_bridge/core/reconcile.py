@@ -198,12 +198,18 @@ class Reconciler:
         if changed is None:
             self._verified.clear()
             return
-        for bdev in changed:
-            for key in (f"bdev:{bdev}", f"claim:{bdev}"):
-                for record in self._catalog.holders(key):
-                    if record.phase is Phase.READY and not self._engine.at_work_on(record.name):
-                        self._noticed.add(record.name)
-                        self.look_at(record.name)
+        for record in self._concerned(changed.went):
+            if record.phase is Phase.READY and not self._engine.at_work_on(record.name):
+                self._noticed.add(record.name)
+                self.look_at(record.name)
+        for record in self._concerned(changed.came):
+            self._backoff.hurry(record.name)
+
+    def _concerned(self, bdevs: Iterable[str]) -> Iterator[Record]:
+        """The records that are one of the bdevs, or stand on one."""
+        for bdev in bdevs:
+            for key in (f"bdev:{bdev}", f"claim:{bdev}", f"owed:{bdev}"):
+                yield from self._catalog.holders(key)
 
     async def _each(self, records: Sequence[Record], sweep: _Sweep) -> None:
         """Looks at the records, several at a time; goes on without those that nothing comes of for a while."""

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
 from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Volume
-from opi_spdk_bridge.core.volumes import bdev_reservation, uuid_reservation
+from opi_spdk_bridge.core.volumes import bdev_reservations
 from opi_spdk_bridge.kinds import rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.spdk.errors import SpdkError
@@ -36,7 +36,7 @@ class BdevKind(SpdkKind[M, Bdev]):
             fields.put(resource, "uuid", rules.uuid(given, "uuid"))
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
-        return (bdev_reservation(record.id), uuid_reservation(self.uuid(record), "uuid"))
+        return bdev_reservations(record.id, self.uuid(record), "uuid")
 
     def volume(self, record: Record) -> Volume | None:
         return Volume(record.id, self.uuid(record))

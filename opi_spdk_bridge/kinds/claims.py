@@ -7,6 +7,7 @@ from typing import Any
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Reservation
 from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.kinds.underlying import BDEV, another, volume_of
 
 
 def claim_reservation(bdev: str, holder: str, field: str) -> Reservation:
@@ -19,17 +20,26 @@ def shared_claim_reservation(bdev: str, users: str, field: str) -> Reservation:
     return Reservation(f"claim:{bdev}", f"the volume (bdev {bdev})", users, errors.FailedPrecondition, field)
 
 
-async def why_not_claimable(
-    kind: SpdkKind[Any, Any], record: Record, bdev: str, field: str
-) -> errors.BridgeError | None:
-    """Why the target would not take the bdev: it is gone, or something else on the target has it; None if neither."""
+async def why_absent(kind: SpdkKind[Any, Any], record: Record, field: str) -> errors.BridgeError | None:
+    """Why the record's volume is not on the target: it is gone, or another has its name; None if it is there."""
+    volume = volume_of(record)
+    found = await kind.target.view().bdev(volume.bdev)
+    if found is not None:
+        return another(volume, found, field) if volume.identity not in ("", found.uuid) else None
+    if any(True for _ in kind.graph.holders(f"bdev:{volume.bdev}")):
+        text = f"bdev {volume.bdev} is not on the target just now: the bridge will restore it, try again then"
+        return errors.Aborted(text, field=field, resource=volume.bdev)
+    return errors.FailedPrecondition(f"bdev {volume.bdev} is not on the target", field=field, resource=volume.bdev)
+
+
+async def why_not_claimable(kind: SpdkKind[Any, Any], record: Record, field: str) -> errors.BridgeError | None:
+    """Why the target would not take the volume: as `why_absent`, or something else has it; None if neither."""
+    absent = await why_absent(kind, record, field)
+    if absent is not None:
+        return absent
+    bdev = record.private[BDEV]
     found = await kind.target.view().bdev(bdev)
-    if found is None and any(True for _ in kind.graph.holders(f"bdev:{bdev}")):
-        text = f"bdev {bdev} is not on the target just now: the bridge will restore it, try again then"
-        return errors.Aborted(text, field=field, resource=bdev)
-    if found is None:
-        return errors.FailedPrecondition(f"bdev {bdev} is not on the target", field=field, resource=bdev)
-    if found.claimed:
+    if found is not None and found.claimed:
         others = [holder.name for holder in kind.graph.holders(f"claim:{bdev}") if holder.name != record.name]
         by = ", ".join(others) or "something on the target that this bridge did not make"
         text = f"bdev {bdev} is in use ({found.claim_type or 'claimed'}) by {by}"

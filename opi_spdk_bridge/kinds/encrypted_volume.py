@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Reservation, Settled, Volume
-from opi_spdk_bridge.core.volumes import bdev_reservation
+from opi_spdk_bridge.core.volumes import bdev_reservations
 from opi_spdk_bridge.kinds.bdev import BdevKind
 from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.underlying import BDEV, kept, same, volume_of
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.middleend_encryption_pb2 import EncryptedVolume
 from opi_spdk_bridge.spdk import methods
@@ -19,7 +20,6 @@ from opi_spdk_bridge.spdk.steps import Step, StepFailed, exists, gone
 
 _KEY_BYTES = {opi.ENCRYPTION_TYPE_AES_XTS_128: 32, opi.ENCRYPTION_TYPE_AES_XTS_256: 64}
 _KEY = "crypto_key"  # in Record.private: the key object's name
-_BASE = "bdev"  # in Record.private: the bdev underneath
 _FIELD = "volume_name_ref"
 
 
@@ -50,13 +50,13 @@ class EncryptedVolumeKind(BdevKind[EncryptedVolume]):
         unchanged = (
             before is not None
             and (before.desired.key, before.desired.cipher) == (resource.key, resource.cipher)
-            and before.private[_BASE] == volume.bdev
+            and same(volume_of(before), volume)
         )
         key = before.private[_KEY] if before is not None and unchanged else f"opi-{uuid.uuid4().hex}"
-        return Settled({}, {_BASE: volume.bdev, _KEY: key}, (volume.resource,) if volume.resource else ())
+        return Settled({}, {**kept(volume), _KEY: key}, (volume.resource,) if volume.resource else ())
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
-        return (bdev_reservation(record.id), claim_reservation(record.private[_BASE], record.name, _FIELD))
+        return (*bdev_reservations(record.id), claim_reservation(record.private[BDEV], record.name, _FIELD))
 
     def volume(self, record: Record) -> Volume | None:
         return Volume(record.id)
@@ -93,7 +93,7 @@ class EncryptedVolumeKind(BdevKind[EncryptedVolume]):
         return [undo_delete, undo_destroy, *self._make(new)]
 
     def _make(self, record: Record) -> list[Step]:
-        base, key, material = record.private[_BASE], record.private[_KEY], record.desired.key
+        base, key, material = record.private[BDEV], record.private[_KEY], record.desired.key
         half = len(material) // 2
         create_key = methods.accel_crypto_key_create(key, material[:half], material[half:])
         create = methods.bdev_crypto_create(record.id, base, key)
@@ -107,7 +107,7 @@ class EncryptedVolumeKind(BdevKind[EncryptedVolume]):
         return False  # the target would take a base that does not exist
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        blocked = await why_not_claimable(self, record, record.private[_BASE], _FIELD)
+        blocked = await why_not_claimable(self, record, _FIELD)
         return blocked or failure.undiagnosed()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from itertools import count
 from typing import ClassVar
 
@@ -14,6 +16,7 @@ from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
 from opi_spdk_bridge.kinds.hotplug import Host
+from opi_spdk_bridge.kinds.underlying import BDEV, handle, has_identity, kept, same, volume_of
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
@@ -23,16 +26,25 @@ from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.spdk.view import View
 
 _NSID = "spec.host_nsid"
-_BDEV = "bdev"  # in Record.private: the bdev under the namespace
+_NGUID, _EUI64, _UUID = "spec.nguid", "spec.eui64", "spec.uuid"
+_FIELD = "spec.volume_name_ref"
 _DEFAULT_MAX_NAMESPACES = 32
 
 
-class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
+@dataclass(frozen=True)
+class Seen:
+    """The namespace of that NGUID, and whether the bdev under it is the volume that it should be."""
+
+    namespace: Namespace
+    on_volume: bool
+
+
+class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Seen]):
     """Recognised by its NGUID: the client's, or one chosen before the first call."""
 
     message = NvmeNamespace
-    immutable: ClassVar[tuple[str, ...]] = (_NSID, "spec.nguid", "spec.uuid", "spec.eui64")
-    assigned: ClassVar[tuple[str, ...]] = (_NSID, "spec.nguid", "spec.uuid")
+    immutable: ClassVar[tuple[str, ...]] = (_NSID, _NGUID, _UUID, _EUI64)
+    assigned: ClassVar[tuple[str, ...]] = (_NSID, _NGUID, _UUID)
     hints: ClassVar[tuple[str, ...]] = (_NSID,)
 
     def __init__(self, target: Target, graph: Graph, volumes: Volumes, host: Host) -> None:
@@ -43,25 +55,25 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
     def normalise(self, resource: NvmeNamespace) -> None:
         spec = resource.spec
         if spec.nguid:
-            spec.nguid = rules.nguid(spec.nguid, "spec.nguid")
+            spec.nguid = rules.nguid(spec.nguid, _NGUID)
         if spec.uuid:
-            spec.uuid = rules.uuid(spec.uuid, "spec.uuid")
+            spec.uuid = rules.uuid(spec.uuid, _UUID)
 
     def check(self, resource: NvmeNamespace) -> None:
         rules.within(resource.spec.host_nsid, 0, 2**31 - 1, _NSID)
 
     async def settle(self, name: str, resource: NvmeNamespace, before: Record | None) -> Settled:
-        volume = await self.volumes.resolve(resource.spec.volume_name_ref, "spec.volume_name_ref")
+        volume = await self.volumes.resolve(resource.spec.volume_name_ref, _FIELD)
         assigned: dict[str, str | int] = dict(before.assigned) if before else {}
         if not before:
             if not resource.spec.host_nsid:
                 assigned[_NSID] = self._free_nsid(name.rsplit("/", 2)[0], self._foreign.pop(name, ()))
             if not resource.spec.nguid:
-                assigned["spec.nguid"] = uuid.uuid4().hex.upper()
+                assigned[_NGUID] = uuid.uuid4().hex.upper()
             if not resource.spec.uuid and volume.uuid:
-                assigned["spec.uuid"] = volume.uuid
+                assigned[_UUID] = volume.uuid
         stands_on = (name.rsplit("/", 2)[0], *((volume.resource,) if volume.resource else ()))
-        return Settled(assigned, {_BDEV: volume.bdev}, stands_on)
+        return Settled(assigned, kept(volume), stands_on)
 
     def _free_nsid(self, subsystem: str, foreign: Collection[int]) -> int:
         """The first NSID that no namespace has: chosen here, since the target knows only of those that it has now."""
@@ -72,8 +84,14 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         )
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
-        nsid = self._nsid(record)
-        yield claim_reservation(record.private[_BDEV], record.name, "spec.volume_name_ref")
+        nsid, nguid, uuid = self._nsid(record), self._nguid(record), self._uuid(record)
+        yield claim_reservation(record.private[BDEV], record.name, _FIELD)
+        yield Reservation(f"nguid:{nguid}", f"the NGUID {nguid}", field=_NGUID)
+        if record.desired.spec.eui64:
+            eui64 = self._eui64(record)
+            yield Reservation(f"eui64:{eui64}", f"the EUI64 {eui64}", field=_EUI64)
+        if uuid:
+            yield Reservation(f"namespace-uuid:{uuid}", f"the namespace UUID {uuid}", field=_UUID)
         if nsid:
             what = f"NSID {nsid} of {record.parent}"
             conflict = errors.AlreadyExists if record.desired.spec.host_nsid else Taken
@@ -81,24 +99,28 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
 
     # On the target
 
-    async def look(self, record: Record, view: View) -> Namespace | None:
-        subsystem = await view.subsystem(self.parent(record).desired.spec.nqn)
-        if subsystem is None:
+    async def look(self, record: Record, view: View) -> Seen | None:
+        asked = view.subsystem(self.parent(record).desired.spec.nqn), has_identity(record, view)
+        subsystem, has_its_identity = await asyncio.gather(*asked)
+        namespaces, nguid = subsystem.namespaces if subsystem is not None else (), self._nguid(record)
+        found = next((ns for ns in namespaces if ns.nguid.upper() == nguid), None)
+        if found is None:
             return None
-        nguid = self._nguid(record)
-        return next((ns for ns in subsystem.namespaces if ns.nguid.upper() == nguid), None)
+        return Seen(found, found.bdev_name == record.private[BDEV] and has_its_identity)
 
-    def recognise(self, record: Record, seen: Namespace) -> Facts:
-        return {_NSID: self._nsid(record) or seen.nsid}
+    def recognise(self, record: Record, seen: Seen) -> Facts:
+        return {_NSID: self._nsid(record) or seen.namespace.nsid}
 
-    def steps(self, record: Record, seen: Namespace | None) -> list[Step]:
-        nqn, bdev, nsid = self.parent(record).desired.spec.nqn, record.private[_BDEV], self._nsid(record)
+    def steps(self, record: Record, seen: Seen | None) -> list[Step]:
+        nqn, bdev, nsid = self.parent(record).desired.spec.nqn, record.private[BDEV], self._nsid(record)
         steps: list[Step] = []
         if seen is not None:
-            if seen.bdev_name == bdev and seen.nsid == (nsid or seen.nsid):
+            there = seen.namespace
+            if seen.on_volume and there.nsid == (nsid or there.nsid):
                 return []
-            says = f"NSID {seen.nsid} of {nqn} is bdev {seen.bdev_name}"
-            steps.append(Step(says, methods.nvmf_subsystem_remove_ns(nqn, seen.nsid)))
+            other = "another volume's " if there.bdev_name == bdev and not seen.on_volume else ""
+            says = f"NSID {there.nsid} of {nqn} is {other}bdev {there.bdev_name}"
+            steps.append(Step(says, methods.nvmf_subsystem_remove_ns(nqn, there.nsid)))
         undo = methods.nvmf_subsystem_remove_ns(nqn, nsid) if nsid else None
         says = f"bdev {bdev} is not a namespace of {nqn}"
         add = Step(says, self._add(record), undo, learn=lambda given: {_NSID: given})
@@ -111,23 +133,23 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
         return [Step(f"NSID {nsid} of {nqn} is still there", methods.nvmf_subsystem_remove_ns(nqn, nsid))]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
-        if old.private[_BDEV] == new.private[_BDEV]:
+        if same(volume_of(old), volume_of(new)):
             return []
         nqn, nsid = self.parent(old).desired.spec.nqn, self._nsid(old) or 0
         remove = methods.nvmf_subsystem_remove_ns(nqn, nsid)
         return [
             Step(f"NSID {nsid} of {nqn} is the old volume", remove, self._add(old)),
             Step(f"NSID {nsid} of {nqn} is not the new volume", self._add(new), remove, guarded=True),
-            *qos.on_open(self.target, self.graph, new.private[_BDEV]),
+            *qos.on_open(self.target, self.graph, new.private[BDEV]),
         ]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        parent, bdev = self.parent(record).desired.spec, record.private[_BDEV]
+        parent = self.parent(record).desired.spec
         subsystem = await self.target.view().subsystem(parent.nqn)
         if subsystem is None:
             text = f"subsystem {parent.nqn} is not on the target any more: the bridge will restore it, try again then"
             return errors.Aborted(text, resource=record.parent)
-        blocked = await why_not_claimable(self, record, bdev, "spec.volume_name_ref")
+        blocked = await why_not_claimable(self, record, _FIELD)
         if blocked is not None:
             return blocked
         return self._why_no_nsid(record, subsystem) or failure.undiagnosed()
@@ -148,35 +170,41 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
             return errors.InvalidArgument(f"NSID {nsid} is above the subsystem's max_namespaces, {most}", field=_NSID)
         return None
 
-    def shown(self, record: Record, seen: Namespace | None) -> Facts:
+    def shown(self, record: Record, seen: Seen | None) -> Facts:
         state = NvmeNamespaceStatus.STATE_ENABLED if seen is not None else NvmeNamespaceStatus.STATE_DISABLED
         if record.phase is Phase.DELETING:
             state = NvmeNamespaceStatus.STATE_DELETING
-        online = seen is not None and seen.bdev_name
+        online = seen is not None and seen.on_volume
         oper_state = NvmeNamespaceStatus.OPER_STATE_ONLINE if online else NvmeNamespaceStatus.OPER_STATE_OFFLINE
         return {"status.state": state, "status.oper_state": oper_state}
 
     def shown_when_ready(self, record: Record) -> Facts:
-        return self.shown(record, Namespace(nsid=1, bdev_name=record.private[_BDEV]))
+        return self.shown(record, Seen(Namespace(nsid=1), on_volume=True))
 
     async def measure(self, record: Record) -> Counters:
-        return await self.bdev_counters(record.private[_BDEV])
+        return await self.bdev_counters(handle(volume_of(record)))
 
     def _nsid(self, record: Record) -> int | None:
         return record.desired.spec.host_nsid or record.assigned.get(_NSID)
 
     def _nguid(self, record: Record) -> str:
-        return str(record.desired.spec.nguid or record.assigned["spec.nguid"])
+        return str(record.desired.spec.nguid or record.assigned[_NGUID])
+
+    def _uuid(self, record: Record) -> str:
+        return str(record.desired.spec.uuid or record.assigned.get(_UUID, ""))
+
+    def _eui64(self, record: Record) -> str:
+        return f"{record.desired.spec.eui64 % 2**64:016X}"
 
     def _add(self, record: Record) -> Call[int]:
         spec: NvmeNamespaceSpec = record.desired.spec
         return methods.nvmf_subsystem_add_ns(
             self.parent(record).desired.spec.nqn,
-            record.private[_BDEV],
+            handle(volume_of(record)),
             self._nsid(record),
             self._nguid(record),
-            f"{spec.eui64 % 2**64:016X}" if spec.eui64 else "",
-            spec.uuid or record.assigned.get("spec.uuid", ""),
+            self._eui64(record) if spec.eui64 else "",
+            self._uuid(record),
         )
 
 

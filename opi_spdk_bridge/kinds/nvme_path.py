@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
 from opi_spdk_bridge.kinds import keys, rules
 from opi_spdk_bridge.kinds.base import SpdkKind, counters
-from opi_spdk_bridge.kinds.nvme_remote_controller import bdevs_of
+from opi_spdk_bridge.kinds.nvme_remote_controller import bdevs_of, remote_identities, remote_nsid
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import (
     NVME_MULTIPATH_DISABLE,
@@ -22,9 +23,9 @@ from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import (
     NvmePath,
     NvmeRemoteController,
 )
-from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk import identify, methods
 from opi_spdk_bridge.spdk.errors import SpdkError
-from opi_spdk_bridge.spdk.model import IoStat, PathHost, TransportId
+from opi_spdk_bridge.spdk.model import Bdev, IoStat, PathHost, TransportId
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
 from opi_spdk_bridge.spdk.view import View
 
@@ -148,10 +149,8 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
         stale = self._stale(record)
         if seen is not None:
             return stale
-        call = methods.bdev_nvme_attach_controller(self._attachment(record))
-        attach = Step(f"the path to {_at(record)} is not attached", call, self._detach(record), guarded=True)
         single = self.parent(record).desired.multipath == NVME_MULTIPATH_DISABLE
-        return [*stale, attach] if single else [attach, *stale]
+        return [*stale, *self._attach(record)] if single else [*self._attach(record), *stale]
 
     def _stale(self, record: Record) -> list[Step]:
         """After an update that was broken off: the path at the other address, if it is there."""
@@ -172,12 +171,7 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
         return [*self._stale(record), detach]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
-        attach = Step(
-            f"the path to {_at(new)} is not attached",
-            methods.bdev_nvme_attach_controller(self._attachment(new)),
-            self._detach(new),
-            guarded=True,
-        )
+        attach = self._attach(new)
         detach = Step(
             f"the path to {_at(old)} is still attached",
             self._detach(old),
@@ -188,9 +182,9 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
         if self.parent(new).desired.multipath != NVME_MULTIPATH_DISABLE and _address(old.desired) != _address(
             new.desired
         ):
-            return [attach, detach]  # the volumes stay up
+            return [*attach, detach]  # the volumes stay up
         self.removal(old, present=True)  # refuses the last path of volumes in use
-        return [detach, attach]
+        return [detach, *attach]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         error = failure.error
@@ -239,6 +233,51 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
             "psk": keys.reference(parent, self.target),
             **_PERSISTENCE,
         }
+
+    def _attach(self, record: Record) -> list[Step]:
+        """Connects, and sees to it that volumes come of it: the target connects all the same where their names or UUIDs
+        are taken."""
+        bdevs: list[str] = []
+
+        def learn(names: list[str]) -> Facts:
+            bdevs.extend(names)
+            return {}
+
+        async def check() -> None:
+            if not bdevs:
+                await self._require_bdevs(record)
+
+        call = methods.bdev_nvme_attach_controller(self._attachment(record))
+        attach = Step(
+            f"the path to {_at(record)} is not attached", call, self._detach(record), learn=learn, guarded=True
+        )
+        return [attach, Step(f"no volume came of the path to {_at(record)}", check)]
+
+    async def _require_bdevs(self, record: Record) -> None:
+        """Raises AlreadyExists where the array shows namespaces and none of them could become a bdev."""
+        controller, view = self.parent(record), self.target.view()
+        try:
+            nsids = await self.target.client.call(identify.active_namespaces(controller.id))
+        except SpdkError:
+            return  # what the array does not tell is no cause to refuse it
+        reasons = []
+        for nsid in nsids:
+            bdev = await view.bdev(f"{controller.id}n{nsid}")
+            if bdev is not None and remote_nsid(controller.id, bdev) == nsid:
+                return
+            if bdev is not None:
+                reasons.append(f"the name {bdev.name} is taken by a bdev of another sort ({bdev.product_name})")
+            elif (other := await self._namesake(controller, nsid)) is not None:
+                reasons.append(f"the UUID of namespace {nsid}, {other.uuid}, is that of bdev {other.name}")
+        if reasons:
+            text = f"no volume came of the path to {_at(record)}: {'; '.join(reasons[:5])}"
+            raise errors.AlreadyExists(text, field="traddr", resource=record.name)
+
+    async def _namesake(self, controller: Record, nsid: int) -> Bdev | None:
+        """The bdev that has the UUID which the namespace's would get: its NGUID, or where it has none its UUID."""
+        data, uuid = await remote_identities(self.target, controller.id, nsid)
+        identity = str(UUID(data.nguid)) if data.nguid else uuid
+        return await self.target.view().bdev(identity) if identity else None
 
     def _detach(self, record: Record) -> Any:
         return methods.bdev_nvme_detach_controller(self._trid(record))

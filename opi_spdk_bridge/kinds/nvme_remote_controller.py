@@ -6,18 +6,25 @@ import asyncio
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
+from opi_spdk_bridge.core.kind import VOLUMES_BEHIND, Counters, Facts, Record, Reservation, Settled, Volume
+from opi_spdk_bridge.core.volumes import numbers_reservation
 from opi_spdk_bridge.kinds import keys, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmePath, NvmeRemoteController
-from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk import identify, methods
+from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
 from opi_spdk_bridge.spdk.steps import Step
+from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.spdk.view import LiveView, View
+
+T = TypeVar("T")
+
+_LONGEST_NSID = 10  # digits of 2^32
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,36 @@ class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, Seen]):
         return Settled(private=private)
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
-        return (Reservation(f"nvme:{record.id}", f"the controller name {record.id}"),)
+        own = Reservation(f"nvme:{record.id}", f"the controller name {record.id}")
+        return (own, numbers_reservation(record.id), VOLUMES_BEHIND)
+
+    async def volume_behind(self, record: Record, reference: str) -> Volume | None:
+        """A namespace by its NSID, or by its own UUID where the target calls its bdev by the NGUID."""
+        if not any(child.parent == record.name for child in self.graph.dependents(record.name)):
+            return None  # without a path it has no namespaces; a controller of that name is somebody else's
+        collection, _, nsid = reference.rpartition("/")
+        if collection:
+            number = int(nsid) if nsid.isdecimal() and len(nsid) <= _LONGEST_NSID else 0
+            return await self._volume(record, number) if collection.endswith("/nvmeRemoteNamespaces") else None
+        try:
+            numbers = await self.target.client.call(identify.active_namespaces(record.id))
+            uuids = await asyncio.gather(
+                *(_ask(self.target, identify.descriptors(record.id, number), "") for number in numbers)
+            )
+        except SpdkError:
+            return None
+        number = next((number for number, uuid in zip(numbers, uuids, strict=True) if uuid == reference), 0)
+        return await self._volume(record, number)
+
+    async def _volume(self, record: Record, nsid: int) -> Volume | None:
+        """The bdev of that namespace. Without an NGUID or UUID of the array's its UUID is drawn anew each time."""
+        bdev = f"{record.id}n{nsid}"
+        found, (data, uuid) = await asyncio.gather(
+            self.target.view().bdev(bdev), remote_identities(self.target, record.id, nsid)
+        )
+        if found is None or remote_nsid(record.id, found) != nsid:
+            return None
+        return Volume(bdev, found.uuid, by_name=not (data.nguid or uuid))
 
     async def look(self, record: Record, view: View) -> Seen | None:
         return Seen(await keys.present(record, self.target, view))
@@ -109,4 +145,19 @@ async def bdevs_of(controller: str, view: LiveView) -> list[Bdev]:
 def remote_nsid(controller: str, bdev: Bdev) -> int | None:
     """The NSID of a bdev of that controller (the target names it {controller}n{nsid}); None for other bdevs."""
     nsid = bdev.name.removeprefix(f"{controller}n")
-    return int(nsid) if bdev.product_name == "NVMe disk" and nsid != bdev.name and nsid.isdigit() else None
+    return int(nsid) if bdev.product_name.startswith("NVMe ") and nsid != bdev.name and nsid.isdigit() else None
+
+
+async def remote_identities(target: Target, controller: str, nsid: int) -> tuple[identify.NamespaceData, str]:
+    """What a namespace tells of itself, and its UUID; nothing where the target would not ask it (a path in trouble)."""
+    return await asyncio.gather(
+        _ask(target, identify.namespace(controller, nsid), identify.NamespaceData()),
+        _ask(target, identify.descriptors(controller, nsid), ""),
+    )
+
+
+async def _ask(target: Target, call: Call[T], otherwise: T) -> T:
+    try:
+        return await target.client.call(call)
+    except SpdkError:
+        return otherwise

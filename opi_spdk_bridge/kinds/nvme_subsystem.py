@@ -65,8 +65,9 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         return Settled(assigned, private)
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
-        nqn = record.desired.spec.nqn
-        return (Reservation(f"nqn:{nqn}", f"the NQN {nqn}", field="spec.nqn"),)
+        nqn, serial = record.desired.spec.nqn, self._serial_number(record)
+        yield Reservation(f"nqn:{nqn}", f"the NQN {nqn}", field="spec.nqn")
+        yield Reservation(f"serial:{serial}", f"the serial number {serial}", field="spec.serial_number")
 
     # On the target
 
@@ -76,8 +77,7 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         return Seen(subsystem, has_key) if subsystem else None
 
     def ours(self, record: Record, seen: Seen) -> bool:
-        serial_number = record.desired.spec.serial_number or record.assigned["spec.serial_number"]
-        return bool(seen.subsystem.serial_number == serial_number)
+        return bool(seen.subsystem.serial_number == self._serial_number(record))
 
     def together(self, record: Record) -> bool:
         return self.target.nqn_was_free(record.desired.spec.nqn)
@@ -193,13 +193,15 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     async def measure(self, record: Record) -> Counters:
         return await self.namespace_counters(record.name)
 
+    def _serial_number(self, record: Record) -> str:
+        return str(record.desired.spec.serial_number or record.assigned["spec.serial_number"])
+
     # The steps
 
     def _create(self, record: Record) -> Step:
         spec: NvmeSubsystemSpec = record.desired.spec
-        serial_number = spec.serial_number or record.assigned["spec.serial_number"]
         create = methods.nvmf_create_subsystem(
-            spec.nqn, serial_number, spec.model_number, spec.max_namespaces or None, not spec.hostnqn
+            spec.nqn, self._serial_number(record), spec.model_number, spec.max_namespaces or None, not spec.hostnqn
         )
         return Step(f"subsystem {spec.nqn} is missing", create, methods.nvmf_delete_subsystem(spec.nqn))
 

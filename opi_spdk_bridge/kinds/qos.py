@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Graph, Phase, Postponed, Record, Reservation
+from opi_spdk_bridge.core.kind import Graph, Phase, Postponed, Record, Reservation, Volume
+from opi_spdk_bridge.kinds.underlying import BDEV, handle, present, volume_of
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import QosLimit
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
@@ -22,7 +23,7 @@ from opi_spdk_bridge.spdk.steps import Step
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.spdk.view import View
 
-OWED = "owed"  # in Record.private: bdevs whose limits are still to be taken off
+OWED = "owed"  # in Record.private: volumes whose limits are still to be taken off
 LIMITS = "qos"  # in Record.private: the limits as the target names them, of whatever holds a volume's QoS
 
 _TARGET_NAMES = {  # the contract's field: the target's parameter, and how many of the target's units one is
@@ -67,14 +68,15 @@ def limits_differ(seen: Bdev, limits: Mapping[str, int]) -> bool:
     return any(seen.assigned_rate_limits.get(name, 0) != value for name, value in limits.items())
 
 
-def set_limits(target: Target, graph: Graph, bdev: str, limits: Mapping[str, int]) -> Step:
+def set_limits(target: Target, graph: Graph, volume: Volume, limits: Mapping[str, int]) -> Step:
     """The step that sets limits; raises Postponed while nothing has the bdev open and the target refuses for it."""
+    bdev = volume.bdev
 
     async def apply() -> Any:
         pause_s = _FIRST_PAUSE_S
         for _ in range(_TRIES):
             try:
-                return await target.client.call(methods.bdev_set_qos_limit(bdev, limits))
+                return await target.client.call(methods.bdev_set_qos_limit(handle(volume), limits))
             except SpdkError as error:
                 if not error.busy:
                     raise
@@ -88,9 +90,9 @@ def set_limits(target: Target, graph: Graph, bdev: str, limits: Mapping[str, int
     return Step(f"bdev {bdev} has other limits", apply)
 
 
-def set_when_possible(target: Target, graph: Graph, bdev: str, limits: Mapping[str, int]) -> Step:
+def set_when_possible(target: Target, graph: Graph, volume: Volume, limits: Mapping[str, int]) -> Step:
     """As `set_limits`, for a step list that goes on: what has to wait is left to what opens the bdev next."""
-    now = set_limits(target, graph, bdev, limits)
+    now = set_limits(target, graph, volume, limits)
     assert not isinstance(now.do, Call)
     attempt = now.do
 
@@ -101,40 +103,36 @@ def set_when_possible(target: Target, graph: Graph, bdev: str, limits: Mapping[s
     return Step(now.says, apply)
 
 
-def lift(target: Target, graph: Graph, record: Record, bdevs: Iterable[str]) -> list[Step]:
-    """Takes the limits off bdevs that the record has limited and does not any more, and off those it still owes that.
+def lift(target: Target, graph: Graph, record: Record, volumes: Iterable[Volume]) -> list[Step]:
+    """Takes the limits off volumes that the record has limited and does not any more, and off those it still owes that.
 
     What has to wait until something opens the bdev stays in the record as owed.
     """
-    due = _due(record, bdevs)
+    own = limited(record)
+    due = [volume for volume in _in_order([*volumes, *owed(record)]) if volume not in own]
 
-    async def apply() -> list[str]:
-        return [bdev for bdev in due if not await _lifted(target, graph, record, bdev)]
+    async def apply() -> list[dict[str, str]]:
+        return [_owing(volume) for volume in due if not await _lifted(target, graph, record, volume)]
 
-    return [Step(f"{', '.join(due)} still limited", apply, learn=lambda left: {OWED: left})] if due else []
+    return [Step(f"{_names(due)} still limited", apply, learn=lambda left: {OWED: left})] if due else []
 
 
-def lift_all(target: Target, graph: Graph, record: Record, bdevs: Iterable[str]) -> list[Step]:
+def lift_all(target: Target, graph: Graph, record: Record, volumes: Iterable[Volume]) -> list[Step]:
     """As `lift`, for a record that goes: raises Postponed while something is left to be done."""
-    due = sorted({*bdevs, *record.private.get(OWED, ())})
+    due = _in_order([*volumes, *owed(record)])
 
     async def apply() -> None:
-        left = [bdev for bdev in due if not await _lifted(target, graph, record, bdev)]
+        left = [volume for volume in due if not await _lifted(target, graph, record, volume)]
         if left:
-            raise Postponed(f"the limits of {', '.join(left)} wait until something opens it")
+            raise Postponed(f"the limits of {_names(left)} wait until something opens it")
 
-    return [Step(f"{', '.join(due)} still limited", apply)] if due else []
-
-
-def _due(record: Record, bdevs: Iterable[str]) -> list[str]:
-    own = {record.private["bdev"]} if record.private.get(LIMITS) else set()
-    return sorted({*bdevs, *record.private.get(OWED, ())} - own)
+    return [Step(f"{_names(due)} still limited", apply)] if due else []
 
 
-async def _lifted(target: Target, graph: Graph, record: Record, bdev: str) -> bool:
-    if superseded(graph, record, bdev):
+async def _lifted(target: Target, graph: Graph, record: Record, volume: Volume) -> bool:
+    if superseded(graph, record, volume.bdev):
         return True
-    step = set_limits(target, graph, bdev, NO_LIMITS)
+    step = set_limits(target, graph, volume, NO_LIMITS)
     assert not isinstance(step.do, Call)
     try:
         await step.do()
@@ -146,43 +144,66 @@ async def _lifted(target: Target, graph: Graph, record: Record, bdev: str) -> bo
     return True
 
 
-def left_behind(record: Record) -> list[str]:
-    """After an update that was broken off: the bdevs that only the other state has limited."""
-    other = record.previous
-    if other is None:
-        return []
-    return [*([other.private["bdev"]] if other.private.get(LIMITS) else []), *other.private.get(OWED, ())]
+def limited(record: Record) -> list[Volume]:
+    """The volume whose limits the record holds, if it holds any."""
+    return [volume_of(record)] if record.private.get(LIMITS) else []
+
+
+def owed(record: Record) -> list[Volume]:
+    """The volumes whose limits the record has still to take off."""
+    return [Volume(item[BDEV], item["uuid"], by_name=not item["uuid"]) for item in record.private.get(OWED, ())]
+
+
+def _owing(volume: Volume) -> dict[str, str]:
+    return {BDEV: volume.bdev, "uuid": volume.identity}
+
+
+def _in_order(volumes: Iterable[Volume]) -> list[Volume]:
+    return sorted(set(volumes), key=lambda volume: (volume.bdev, volume.identity))
+
+
+def _names(volumes: Iterable[Volume]) -> str:
+    return ", ".join(volume.bdev for volume in volumes)
+
+
+def left_behind(record: Record) -> list[Volume]:
+    """After an update that was broken off: the volumes that only the other state has limited."""
+    return [*limited(record.previous), *owed(record.previous)] if record.previous is not None else []
 
 
 async def payable(view: View, graph: Graph, record: Record) -> bool:
     """Whether limits that the record owes to take off can be taken off by now."""
-    for bdev in record.private.get(OWED, ()):
-        if await view.bdev(bdev) is None or await is_open(view, graph, bdev):
+    for volume in owed(record):
+        if await present(volume, view) is None or await is_open(view, graph, volume.bdev):
             return True
     return False
 
 
 def owed_reservations(record: Record) -> list[Reservation]:
     """What a record owes, for whatever opens the bdevs; anybody else may have them."""
-    return [Reservation(f"owed:{bdev}", f"the limits of {bdev}", "owed") for bdev in record.private.get(OWED, ())]
+    return [Reservation(f"owed:{volume.bdev}", f"the limits of {volume.bdev}", "owed") for volume in owed(record)]
 
 
-async def unlike(view: View, graph: Graph, bdev: str, limits: Mapping[str, int]) -> bool:
-    """Whether a bdev's limits are others and can be set: nothing has set them yet, or something has it open."""
-    found = await view.bdev(bdev)
+async def unlike(view: View, graph: Graph, volume: Volume, limits: Mapping[str, int]) -> bool:
+    """Whether a volume's limits are others and can be set: nothing has set them yet, or something has it open."""
+    found = await present(volume, view)
     if found is None or not limits_differ(found, limits):
         return False
-    return not any(found.assigned_rate_limits.values()) or await is_open(view, graph, bdev)
+    return not any(found.assigned_rate_limits.values()) or await is_open(view, graph, volume.bdev)
 
 
-def _wanted(graph: Graph, bdev: str) -> Mapping[str, int] | None:
-    """The limits that a bdev should have by what its holders say now; None where nobody has a say."""
+def _wanted(graph: Graph, bdev: str) -> tuple[Volume, Mapping[str, int]] | None:
+    """The volume of that name with the limits that it should have by what its holders say now; None where nobody has a
+    say."""
     wanted = None
     for holder in graph.holders(f"qos:{bdev}"):
         if holder.phase not in (Phase.DELETING, Phase.DELETED):
-            return holder.private.get(LIMITS)
-        wanted = NO_LIMITS
-    return NO_LIMITS if any(True for _ in graph.holders(f"owed:{bdev}")) else wanted
+            limits = holder.private.get(LIMITS)
+            return (volume_of(holder), limits) if limits is not None else None
+        wanted = volume_of(holder), NO_LIMITS
+    for holder in graph.holders(f"owed:{bdev}"):
+        wanted = next(volume for volume in owed(holder) if volume.bdev == bdev), NO_LIMITS
+    return wanted
 
 
 def on_open(target: Target, graph: Graph, bdev: str) -> list[Step]:
@@ -192,9 +213,10 @@ def on_open(target: Target, graph: Graph, bdev: str) -> list[Step]:
 
     async def apply() -> None:
         """Leaves only when the bdev is open, with what is wanted then: a holder may have come or gone meanwhile."""
-        limits = _wanted(graph, bdev)
-        if limits is not None:
-            await target.client.call(methods.bdev_set_qos_limit(bdev, limits))
+        wanted = _wanted(graph, bdev)
+        if wanted is not None:
+            volume, limits = wanted
+            await target.client.call(methods.bdev_set_qos_limit(handle(volume), limits))
 
     return [Step(f"bdev {bdev} has other limits", apply, already=lambda _error: True)]
 

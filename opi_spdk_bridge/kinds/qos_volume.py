@@ -8,14 +8,17 @@ from typing import Any
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Postponed, Record, Reservation, Settled, Volume
+from opi_spdk_bridge.core.volumes import numbered_reservation
 from opi_spdk_bridge.kinds import qos
 from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.kinds.claims import why_absent
+from opi_spdk_bridge.kinds.underlying import BDEV, handle, kept, present, same, volume_of
 from opi_spdk_bridge.pb.storage.middleend_qos_volume_pb2 import QosVolume
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.view import View
 
-_BDEV = "bdev"  # in Record.private: the bdev that is limited
+_FIELD = "volume_name_ref"
 
 
 @dataclass(frozen=True)
@@ -39,26 +42,25 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
         qos.check_limits(resource.limits.max, "limits.max")
 
     async def settle(self, name: str, resource: QosVolume, before: Record | None) -> Settled:
-        volume = await self.volumes.resolve(resource.volume_name_ref, "volume_name_ref")
-        private = {_BDEV: volume.bdev, qos.LIMITS: qos.target_limits(resource.limits.max)}
+        volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
+        private = {**kept(volume), qos.LIMITS: qos.target_limits(resource.limits.max)}
         if before is not None and qos.OWED in before.private:
             private[qos.OWED] = before.private[qos.OWED]
         return Settled({}, private, (volume.resource,) if volume.resource else ())
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
         identity = Reservation(f"volume-id:{record.id}", f"the volume ID {record.id}")
-        own = qos.qos_reservation(record.private[_BDEV], record.name, "volume_name_ref")
-        return (own, identity, *qos.owed_reservations(record))
+        own = qos.qos_reservation(record.private[BDEV], record.name, _FIELD)
+        return (own, identity, *numbered_reservation(record.id), *qos.owed_reservations(record))
 
     def volume(self, record: Record) -> Volume | None:
-        return Volume(record.private[_BDEV])
+        return volume_of(record)
 
     async def look(self, record: Record, view: View) -> Seen | None:
-        bdev, limits = record.private[_BDEV], record.private[qos.LIMITS]
-        found = await view.bdev(bdev)
-        if found is None:
+        volume, limits = volume_of(record), record.private[qos.LIMITS]
+        if await present(volume, view) is None:
             return None
-        unlike = await qos.unlike(view, self.graph, bdev, limits)
+        unlike = await qos.unlike(view, self.graph, volume, limits)
         return Seen(unlike, await qos.payable(view, self.graph, record))
 
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
@@ -67,7 +69,7 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
         return [*lift, self._set(record, record.private[qos.LIMITS])] if seen is None or seen.unlike else lift
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        return qos.lift_all(self.target, self.graph, record, [record.private[_BDEV], *qos.left_behind(record)])
+        return qos.lift_all(self.target, self.graph, record, [volume_of(record), *qos.left_behind(record)])
 
     async def realize(self, record: Record) -> Facts:
         return await self._unless_postponed(record, self.steps(record, None))
@@ -75,17 +77,19 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
     async def repair(self, record: Record, view: Any) -> Facts:
         seen = await self.look(record, self.target.view())  # the volume may have been restored since the sweep's look
         if seen is None:
-            raise self._missing(record)
+            raise await why_absent(self, record, _FIELD) or errors.Aborted(
+                f"{record.name}: its volume has just come back"
+            )
         return await self._unless_postponed(record, self.steps(record, seen))
 
     async def amend(self, old: Record, new: Record) -> Facts:
         before, limits = old.private[qos.LIMITS], new.private[qos.LIMITS]
-        if old.private[_BDEV] == new.private[_BDEV]:
+        if same(volume_of(old), volume_of(new)):
             return await self._unless_postponed(new, [self._set(new, limits, undo=before)])
         # The old volume first: what cannot be taken back or must wait there is the record's own whatever follows.
-        back = qos.set_when_possible(self.target, self.graph, old.private[_BDEV], before)
-        lift = [replace(step, undo=back.do) for step in qos.lift(self.target, self.graph, new, [old.private[_BDEV]])]
-        return await self._try(new, [*lift, qos.set_when_possible(self.target, self.graph, new.private[_BDEV], limits)])
+        back = qos.set_when_possible(self.target, self.graph, volume_of(old), before)
+        lift = [replace(step, undo=back.do) for step in qos.lift(self.target, self.graph, new, [volume_of(old)])]
+        return await self._try(new, [*lift, qos.set_when_possible(self.target, self.graph, volume_of(new), limits)])
 
     async def _unless_postponed(self, record: Record, steps: list[Step]) -> Facts:
         try:
@@ -96,21 +100,14 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         lost = isinstance(failure.error, SpdkError) and failure.error.gone
         if lost or await self.look(record, self.target.view()) is None:
-            return self._missing(record)
+            return await why_absent(self, record, _FIELD) or failure.undiagnosed()
         return failure.undiagnosed()
 
-    def _missing(self, record: Record) -> errors.BridgeError:
-        bdev = record.private[_BDEV]
-        if any(True for _ in self.graph.holders(f"bdev:{bdev}")):
-            text = f"bdev {bdev} is not on the target just now: the bridge will restore it, try again then"
-            return errors.Aborted(text, field="volume_name_ref", resource=bdev)
-        return errors.FailedPrecondition(f"bdev {bdev} is not on the target", field="volume_name_ref", resource=bdev)
-
     def _set(self, record: Record, limits: Any, undo: Any = None) -> Step:
-        bdev = record.private[_BDEV]
-        step = qos.set_limits(self.target, self.graph, bdev, limits)
-        back = qos.set_limits(self.target, self.graph, bdev, undo).do if undo else None
+        volume = volume_of(record)
+        step = qos.set_limits(self.target, self.graph, volume, limits)
+        back = qos.set_limits(self.target, self.graph, volume, undo).do if undo else None
         return Step(step.says, step.do, back)
 
     async def measure(self, record: Record) -> Counters:
-        return await self.bdev_counters(record.private[_BDEV])
+        return await self.bdev_counters(handle(volume_of(record)))

@@ -9,16 +9,15 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import paging
 from opi_spdk_bridge.core.kind import Graph, Record
 from opi_spdk_bridge.core.names import NamePattern
-from opi_spdk_bridge.kinds.nvme_remote_controller import NvmeRemoteControllerKind, bdevs_of, remote_nsid
+from opi_spdk_bridge.kinds.nvme_remote_controller import (
+    NvmeRemoteControllerKind,
+    bdevs_of,
+    remote_identities,
+    remote_nsid,
+)
 from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmeRemoteController, NvmeRemoteNamespace
-from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
 from opi_spdk_bridge.spdk.target import Target
-
-# Identify Namespace data structure: NVMe Base Specification 2.0, figure 277 (NVM Command Set): byte offsets.
-_NGUID = slice(104, 120)
-_EUI64 = slice(120, 128)
 
 
 class RemoteNamespaces:
@@ -65,21 +64,14 @@ class RemoteNamespaces:
 
     async def _describe(self, controller: Record, bdev: Bdev) -> NvmeRemoteNamespace:
         nsid = _nsid(controller, bdev)
-        identity = await self._identify(controller, nsid)
+        identity, uuid = await remote_identities(self._target, controller.id, nsid)
         return NvmeRemoteNamespace(
             name=self.names.child(controller.name, str(nsid)),
             nsid=nsid,
-            nguid=identity[_NGUID].hex().upper() if any(identity[_NGUID]) else "",
-            eui64=int.from_bytes(identity[_EUI64], "big", signed=True),
-            uuid=bdev.uuid,
+            nguid=identity.nguid,
+            eui64=identity.eui64,
+            uuid=uuid or bdev.uuid,
         )
-
-    async def _identify(self, controller: Record, nsid: int) -> bytes:
-        """The namespace's Identify data; zeros where the target would not ask (an older release, a path in trouble)."""
-        try:
-            return await self._target.client.call(methods.bdev_nvme_identify_namespace(controller.id, nsid))
-        except SpdkError:
-            return bytes(methods.IDENTIFY_BYTES)
 
 
 def _nsid(controller: Record, bdev: Bdev) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from opi_spdk_bridge import errors
@@ -10,6 +11,7 @@ from opi_spdk_bridge.kinds import qos
 from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
 from opi_spdk_bridge.kinds.hotplug import Function
 from opi_spdk_bridge.kinds.pci import check_function, function_reservation
+from opi_spdk_bridge.kinds.underlying import BDEV, handle, has_identity, kept, required, same, volume_of
 from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
 from opi_spdk_bridge.spdk import methods
@@ -17,7 +19,6 @@ from opi_spdk_bridge.spdk.model import VhostController
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.view import View
 
-_BDEV = "bdev"  # in Record.private: the bdev under the device
 _FIELD = "volume_name_ref"
 
 
@@ -39,13 +40,13 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         limits = qos.target_limits(resource.max_limit) if resource.HasField("max_limit") else None
         if limits is None and before is not None and qos.LIMITS in before.private:
             limits = qos.NO_LIMITS  # taken off now or, where that must wait, when the volume is open
-        private = {_BDEV: volume.bdev, **({qos.LIMITS: limits} if limits else {})}
+        private = {**kept(volume), **({qos.LIMITS: limits} if limits else {})}
         if before is not None and qos.OWED in before.private:
             private[qos.OWED] = before.private[qos.OWED]
         return Settled({}, private, (volume.resource,) if volume.resource else ())
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
-        bdev = record.private[_BDEV]
+        bdev = record.private[BDEV]
         yield vhost_reservation(record.id)
         yield function_reservation(record.desired.pcie_id, "pcie_id")
         yield shared_claim_reservation(bdev, "vhost", _FIELD)
@@ -57,24 +58,26 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         return seen.is_block
 
     async def look(self, record: Record, view: View) -> VhostController | None:
-        seen = await super().look(record, view)
+        seen, has_its_identity = await asyncio.gather(super().look(record, view), has_identity(record, view))
         if seen is None:
             return None
         limits = record.private.get(qos.LIMITS)
-        unlike = limits is not None and await qos.unlike(view, self.graph, record.private[_BDEV], limits)
+        unlike = limits is not None and await qos.unlike(view, self.graph, volume_of(record), limits)
         payable = await qos.payable(view, self.graph, record)
-        return seen.model_copy(update={"limits_unlike": unlike, "limits_owed": payable})
+        on_volume = seen.bdev == record.private[BDEV] and has_its_identity
+        return seen.model_copy(update={"on_volume": on_volume, "limits_unlike": unlike, "limits_owed": payable})
 
     def steps(self, record: Record, seen: VhostController | None) -> list[Step]:
-        bdev = record.private[_BDEV]
         due = seen is None or seen.limits_owed or record.previous is not None
         lift = qos.lift(self.target, self.graph, record, qos.left_behind(record)) if due else []
         function, moved = self._function(record), self._moved(record)
-        if seen is not None and seen.bdev == bdev:
+        if seen is not None and seen.on_volume:
             limits = self._limit(record) if seen.limits_unlike else []
             return [*lift, *limits, *moved, *self.host.plug(record, function)]
         old = [] if seen is None else [*self.host.unplug(function), self.deletion(record)]
-        limits = self._limit(record) or qos.on_open(self.target, self.graph, bdev)
+        if seen is not None and seen.bdev is None:  # the guest's disk is dead; it stays until there is one to put there
+            old.insert(0, required(record, _FIELD))
+        limits = self._limit(record) or qos.on_open(self.target, self.graph, record.private[BDEV])
         plug = self.host.plug(record, function, again=bool(old))
         return [*lift, *moved, *old, self._create(record), *limits, *plug]
 
@@ -86,38 +89,36 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
 
     def _limit(self, record: Record) -> list[Step]:
         limits = record.private.get(qos.LIMITS)
-        return [qos.set_when_possible(self.target, self.graph, record.private[_BDEV], limits)] if limits else []
+        return [qos.set_when_possible(self.target, self.graph, volume_of(record), limits)] if limits else []
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         delete = [self.deletion(record)] if present else []
-        own = [record.private[_BDEV]] if record.private.get(qos.LIMITS) else []
         return [
             *self.host.unplug(self._function(record)),
             *delete,
-            *qos.lift_all(self.target, self.graph, record, [*own, *qos.left_behind(record)]),
+            *qos.lift_all(self.target, self.graph, record, [*qos.limited(record), *qos.left_behind(record)]),
         ]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         was, now, steps = self._function(old), self._function(new), list[Step]()
-        moves = was != now or old.private[_BDEV] != new.private[_BDEV]
+        moves = was != now or not same(volume_of(old), volume_of(new))
         if moves:
             steps += self.host.unplug(was, undo=True)
-        if old.private[_BDEV] != new.private[_BDEV]:
+        if not same(volume_of(old), volume_of(new)):
             delete, create = self.deletion(old), self._create(old)
             steps += [Step(delete.says, delete.do, create.do), self._create(new)]
         if old.private != new.private:
-            left = [old.private[_BDEV]] if old.private.get(qos.LIMITS) else []
-            steps += [*self._limit(new), *qos.lift(self.target, self.graph, new, left)]
+            steps += [*self._limit(new), *qos.lift(self.target, self.graph, new, qos.limited(old))]
         return [*steps, *(self.host.plug(new, now, again=True) if moves else [])]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         if isinstance(failure.error, errors.BridgeError):
             return failure.error
-        blocked = await why_not_claimable(self, record, record.private[_BDEV], _FIELD)
+        blocked = await why_not_claimable(self, record, _FIELD)
         return blocked or await super().diagnose(record, failure)
 
     async def measure(self, record: Record) -> Counters:
-        return await self.bdev_counters(record.private[_BDEV])
+        return await self.bdev_counters(handle(volume_of(record)))
 
     def _function(self, record: Record) -> Function:
         async def socket() -> str:
@@ -129,5 +130,5 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         return Function(record.desired.pcie_id.physical_function.value, record.id, False, socket)
 
     def _create(self, record: Record) -> Step:
-        create = methods.vhost_create_blk_controller(record.id, record.private[_BDEV])
+        create = methods.vhost_create_blk_controller(record.id, handle(volume_of(record)))
         return Step(f"vhost device {record.id} is missing", create, methods.vhost_delete_controller(record.id))

@@ -19,6 +19,7 @@ from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
 from opi_spdk_bridge.kinds.pci import function_reservation
+from opi_spdk_bridge.kinds.underlying import BDEV, handle, has_identity, kept, required, volume_of
 from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_scsi_pb2 import VirtioScsiController, VirtioScsiLun, VirtioScsiTarget
 from opi_spdk_bridge.spdk import methods
@@ -32,8 +33,8 @@ M = TypeVar("M", bound=Message)
 MOST_LUNS = 8
 
 _CTRLR = "ctrlr"  # in Record.private of a LUN: the vhost controller,
-_NUMBER = "number"  # the SCSI target number there,
-_BDEV = "bdev"  # and the bdev
+_NUMBER = "number"  # and the SCSI target number there
+_FIELD = "volume_name_ref"
 
 
 class _ScsiDeviceKind(VhostKind[M]):
@@ -53,7 +54,7 @@ class _ScsiDeviceKind(VhostKind[M]):
         return [self.deletion(record)] if present else []
 
     async def measure(self, record: Record) -> Counters:
-        bdevs = [lun.private[_BDEV] for lun in self.graph.dependents(record.name)]
+        bdevs = [handle(volume_of(lun)) for lun in self.graph.dependents(record.name)]
         return sum(await asyncio.gather(*map(self.bdev_counters, bdevs)), Counters())
 
 
@@ -98,13 +99,13 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
 
     async def settle(self, name: str, resource: VirtioScsiLun, before: Record | None) -> Settled:
         device = self._device(resource.target_name_ref)
-        volume = await self.volumes.resolve(resource.volume_name_ref, "volume_name_ref")
+        volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
         if before is not None and before.private[_CTRLR] == device.id:
             number = before.private[_NUMBER]
         else:
             number = await self._free_number(device)
         stands_on = (device.name, *((volume.resource,) if volume.resource else ()))
-        return Settled({}, {_CTRLR: device.id, _NUMBER: number, _BDEV: volume.bdev}, stands_on)
+        return Settled({}, {_CTRLR: device.id, _NUMBER: number, **kept(volume)}, stands_on)
 
     def _device(self, reference: str) -> Record:
         """The controller or target of that name, in either style, or bare ID."""
@@ -133,25 +134,31 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
     def reserves(self, record: Record) -> Iterable[Reservation]:
         ctrlr, number = record.private[_CTRLR], record.private[_NUMBER]
         yield Reservation(f"scsi:{ctrlr} {number}", f"SCSI target {number} of {ctrlr}", conflict=Taken)
-        yield shared_claim_reservation(record.private[_BDEV], "vhost", "volume_name_ref")
+        yield shared_claim_reservation(record.private[BDEV], "vhost", _FIELD)
 
     # On the target
 
     async def look(self, record: Record, view: View) -> ScsiTarget | None:
-        controller = await view.vhost(record.private[_CTRLR])
+        asked = view.vhost(record.private[_CTRLR]), has_identity(record, view)
+        controller, has_its_identity = await asyncio.gather(*asked)
         targets = controller.scsi if controller is not None else ()
-        return next((target for target in targets if target.scsi_dev_num == record.private[_NUMBER]), None)
+        seen = next((target for target in targets if target.scsi_dev_num == record.private[_NUMBER]), None)
+        if seen is None:
+            return None
+        on_volume = seen.bdev == record.private[BDEV] and has_its_identity
+        return seen.model_copy(update={"on_volume": on_volume})
 
     def ours(self, record: Record, seen: ScsiTarget) -> bool:
-        previous = record.previous.private[_BDEV] if record.previous is not None else None
-        return not seen.luns or seen.luns[0].bdev_name in (record.private[_BDEV], previous, None)
+        previous = record.previous.private[BDEV] if record.previous is not None else None
+        return seen.bdev in (record.private[BDEV], previous, None)
 
     def steps(self, record: Record, seen: ScsiTarget | None) -> list[Step]:
-        bdev = record.private[_BDEV]
-        if seen is not None and seen.luns and seen.luns[0].bdev_name == bdev:
+        if seen is not None and seen.on_volume:
             return self._stale(record)
         old = self.removal(record, present=True) if seen is not None else self._stale(record)
-        return [*old, self._add(record), *qos.on_open(self.target, self.graph, bdev)]
+        if seen is not None and seen.bdev is None:  # the guest's disk is dead; it stays until there is one to put there
+            old.insert(0, required(record, _FIELD))
+        return [*old, self._add(record), *qos.on_open(self.target, self.graph, record.private[BDEV])]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         own = [Step(f"{self._at(record)} is still there", self._remove(record))] if present else []
@@ -177,14 +184,11 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
     def amendment(self, old: Record, new: Record) -> list[Step]:
         if old.private == new.private:
             return []
-        add_old = methods.vhost_scsi_controller_add_target(
-            old.private[_CTRLR], old.private[_NUMBER], old.private[_BDEV]
-        )
-        remove = Step(f"{self._at(old)} is the old one", self._remove(old), add_old)
-        return [remove, self._add(new), *qos.on_open(self.target, self.graph, new.private[_BDEV])]
+        remove = Step(f"{self._at(old)} is the old one", self._remove(old), self._add(old).do)
+        return [remove, self._add(new), *qos.on_open(self.target, self.graph, new.private[BDEV])]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        blocked = await why_not_claimable(self, record, record.private[_BDEV], "volume_name_ref")
+        blocked = await why_not_claimable(self, record, _FIELD)
         if blocked is not None:
             return blocked
         if await self.target.view().vhost(record.private[_CTRLR]) is None:
@@ -193,11 +197,11 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
         return failure.undiagnosed()
 
     async def measure(self, record: Record) -> Counters:
-        return await self.bdev_counters(record.private[_BDEV])
+        return await self.bdev_counters(handle(volume_of(record)))
 
     def _add(self, record: Record) -> Step:
-        ctrlr, number, bdev = (record.private[key] for key in (_CTRLR, _NUMBER, _BDEV))
-        add = methods.vhost_scsi_controller_add_target(ctrlr, number, bdev)
+        ctrlr, number = record.private[_CTRLR], record.private[_NUMBER]
+        add = methods.vhost_scsi_controller_add_target(ctrlr, number, handle(volume_of(record)))
         return Step(f"{self._at(record)} is missing", add, self._remove(record), guarded=True)  # removing takes a while
 
     def _remove(self, record: Record) -> Call[bool]:

@@ -6,8 +6,6 @@ since a target refuses parameters that it does not know.
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -29,8 +27,6 @@ from opi_spdk_bridge.spdk.model import (
 from opi_spdk_bridge.spdk.release import Release
 
 T = TypeVar("T")
-
-IDENTIFY_BYTES = 4096
 
 _bdevs = TypeAdapter(list[Bdev])
 _subsystems = TypeAdapter(list[Subsystem])
@@ -173,28 +169,6 @@ def bdev_nvme_reset_controller(name: str) -> Call[bool]:
 def bdev_nvme_get_path_iostat(bdev: str) -> Call[dict[str, Any]]:
     """Counters of each path of an NVMe bdev; refused unless the target was told to keep them (io_path_stat)."""
     return Call("bdev_nvme_get_path_iostat", {"name": bdev}, dict)
-
-
-def bdev_nvme_identify_namespace(controller: str, nsid: int) -> Call[bytes]:
-    """The Identify Namespace data structure (4096 bytes), by an admin command of the target to the controller.
-
-    NVMe Base Specification 2.0, section 5.17: opcode 06h, CNS 00h. Command and data travel as URL-safe base64.
-    """
-    command = struct.pack("<B3xI", 0x06, nsid).ljust(64, b"\0")
-    params = {
-        "name": controller,
-        "cmd_type": "admin",
-        "data_direction": "c2h",
-        "cmdbuf": base64.urlsafe_b64encode(command).decode(),
-        "data_len": IDENTIFY_BYTES,
-    }
-    return Call("bdev_nvme_send_cmd", params, _identity)
-
-
-def _identity(result: Any) -> bytes:
-    """The data; zeros where the completion entry has a status (bytes 14 and 15, from bit 1) other than success."""
-    (status,) = struct.unpack_from("<H", base64.urlsafe_b64decode(result["cpl"]), 14)
-    return bytes(IDENTIFY_BYTES) if status >> 1 else base64.urlsafe_b64decode(result["data"])
 
 
 # vhost

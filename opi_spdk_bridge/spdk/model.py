@@ -149,6 +149,13 @@ class ScsiTarget(_Answer):
 
     scsi_dev_num: int
     luns: tuple[ScsiLun, ...] = ()
+    on_volume: bool = True
+    """Not the target's: whether its bdev is the volume that it should be."""
+
+    @property
+    def bdev(self) -> str | None:
+        """The bdev of the LUN; None after it was removed."""
+        return self.luns[0].bdev_name if self.luns else None
 
 
 class VhostController(_Answer):
@@ -158,8 +165,10 @@ class VhostController(_Answer):
     socket: str = ""
     sessions: tuple[Any, ...] = ()
     backend_specific: dict[str, Any] = Field(default_factory=dict)
+    on_volume: bool = True
+    """Not the target's: whether the bdev of a block controller is the volume that it should be."""
     limits_unlike: bool = False
-    """Not the target's: whether the volume under it has other limits than it should, and they can be set."""
+    """Nor this: whether the volume under it has other limits than it should, and they can be set."""
     limits_owed: bool = False
     """Nor this: whether limits of volumes that were under it before can be taken off."""
 
