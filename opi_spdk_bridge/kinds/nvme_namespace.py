@@ -71,7 +71,8 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Seen]):
             if not resource.spec.nguid:
                 assigned[_NGUID] = uuid.uuid4().hex.upper()
             if not resource.spec.uuid and volume.uuid:
-                assigned[_UUID] = volume.uuid
+                taken = any(True for _ in self.graph.holders(f"namespace-uuid:{volume.uuid}"))
+                assigned[_UUID] = str(uuid.uuid4()) if taken else volume.uuid
         stands_on = (name.rsplit("/", 2)[0], *((volume.resource,) if volume.resource else ()))
         return Settled(assigned, kept(volume), stands_on)
 
@@ -84,14 +85,17 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Seen]):
         )
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
-        nsid, nguid, uuid = self._nsid(record), self._nguid(record), self._uuid(record)
+        nsid, nguid, own_uuid = self._nsid(record), self._nguid(record), self._uuid(record)
         yield claim_reservation(record.private[BDEV], record.name, _FIELD)
         yield Reservation(f"nguid:{nguid}", f"the NGUID {nguid}", field=_NGUID)
         if record.desired.spec.eui64:
             eui64 = self._eui64(record)
             yield Reservation(f"eui64:{eui64}", f"the EUI64 {eui64}", field=_EUI64)
-        if uuid:
-            yield Reservation(f"namespace-uuid:{uuid}", f"the namespace UUID {uuid}", field=_UUID)
+        if own_uuid:
+            conflict = errors.AlreadyExists if record.desired.spec.uuid else Taken
+            yield Reservation(
+                f"namespace-uuid:{own_uuid}", f"the namespace UUID {own_uuid}", conflict=conflict, field=_UUID
+            )
         if nsid:
             what = f"NSID {nsid} of {record.parent}"
             conflict = errors.AlreadyExists if record.desired.spec.host_nsid else Taken
@@ -124,7 +128,7 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Seen]):
         undo = methods.nvmf_subsystem_remove_ns(nqn, nsid) if nsid else None
         says = f"bdev {bdev} is not a namespace of {nqn}"
         add = Step(says, self._add(record), undo, learn=lambda given: {_NSID: given})
-        return [*steps, add, *qos.on_open(self.target, self.graph, bdev)]
+        return [*steps, add, *qos.on_open(self.target, self.graph, volume_of(record))]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         nqn, nsid = self.parent(record).desired.spec.nqn, self._nsid(record)
@@ -140,7 +144,7 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Seen]):
         return [
             Step(f"NSID {nsid} of {nqn} is the old volume", remove, self._add(old)),
             Step(f"NSID {nsid} of {nqn} is not the new volume", self._add(new), remove, guarded=True),
-            *qos.on_open(self.target, self.graph, new.private[BDEV]),
+            *qos.on_open(self.target, self.graph, volume_of(new)),
         ]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Graph, Phase, Postponed, Record, Reservation, Volume
-from opi_spdk_bridge.kinds.underlying import BDEV, handle, present, volume_of
+from opi_spdk_bridge.kinds.underlying import BDEV, handle, present, same, volume_of
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import QosLimit
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
@@ -130,7 +130,7 @@ def lift_all(target: Target, graph: Graph, record: Record, volumes: Iterable[Vol
 
 
 async def _lifted(target: Target, graph: Graph, record: Record, volume: Volume) -> bool:
-    if superseded(graph, record, volume.bdev):
+    if superseded(graph, record, volume):
         return True
     step = set_limits(target, graph, volume, NO_LIMITS)
     assert not isinstance(step.do, Call)
@@ -180,8 +180,12 @@ async def payable(view: View, graph: Graph, record: Record) -> bool:
 
 
 def owed_reservations(record: Record) -> list[Reservation]:
-    """What a record owes, for whatever opens the bdevs; anybody else may have them."""
-    return [Reservation(f"owed:{volume.bdev}", f"the limits of {volume.bdev}", "owed") for volume in owed(record)]
+    """Where a record has set limits or owes to lift them, for whatever opens the bdevs; anybody else may have them."""
+    return [Reservation(f"owed:{volume.bdev}", f"the limits of {volume.bdev}", "owed") for volume in _concerned(record)]
+
+
+def _concerned(record: Record) -> list[Volume]:
+    return [*limited(record), *owed(record)]
 
 
 async def unlike(view: View, graph: Graph, volume: Volume, limits: Mapping[str, int]) -> bool:
@@ -192,33 +196,28 @@ async def unlike(view: View, graph: Graph, volume: Volume, limits: Mapping[str, 
     return not any(found.assigned_rate_limits.values()) or await is_open(view, graph, volume.bdev)
 
 
-def _wanted(graph: Graph, bdev: str) -> tuple[Volume, Mapping[str, int]] | None:
-    """The volume of that name with the limits that it should have by what its holders say now; None where nobody has a
-    say."""
-    wanted = None
-    for holder in graph.holders(f"qos:{bdev}"):
+def _wanted(graph: Graph, volume: Volume) -> Mapping[str, int] | None:
+    """The limits that a volume should have by what its holders say now; None where nobody has a say."""
+    holders = [holder for holder in graph.holders(f"qos:{volume.bdev}") if same(volume_of(holder), volume)]
+    for holder in holders:
         if holder.phase not in (Phase.DELETING, Phase.DELETED):
-            limits = holder.private.get(LIMITS)
-            return (volume_of(holder), limits) if limits is not None else None
-        wanted = volume_of(holder), NO_LIMITS
-    for holder in graph.holders(f"owed:{bdev}"):
-        wanted = next(volume for volume in owed(holder) if volume.bdev == bdev), NO_LIMITS
-    return wanted
+            return holder.private.get(LIMITS)
+    owing = (each for holder in graph.holders(f"owed:{volume.bdev}") for each in _concerned(holder))
+    return NO_LIMITS if holders or any(same(each, volume) for each in owing) else None
 
 
-def on_open(target: Target, graph: Graph, bdev: str) -> list[Step]:
-    """For a step list that opens a bdev: the limits that had to wait for that. They never fail the opening."""
-    if _wanted(graph, bdev) is None:
+def on_open(target: Target, graph: Graph, volume: Volume) -> list[Step]:
+    """For a step list that opens a volume: the limits that had to wait for that. They never fail the opening."""
+    if _wanted(graph, volume) is None:
         return []
 
     async def apply() -> None:
         """Leaves only when the bdev is open, with what is wanted then: a holder may have come or gone meanwhile."""
-        wanted = _wanted(graph, bdev)
-        if wanted is not None:
-            volume, limits = wanted
+        limits = _wanted(graph, volume)
+        if limits is not None:
             await target.client.call(methods.bdev_set_qos_limit(handle(volume), limits))
 
-    return [Step(f"bdev {bdev} has other limits", apply, already=lambda _error: True)]
+    return [Step(f"bdev {volume.bdev} has other limits", apply, already=lambda _error: True)]
 
 
 async def is_open(view: View, graph: Graph, bdev: str) -> bool:
@@ -236,8 +235,9 @@ async def is_open(view: View, graph: Graph, bdev: str) -> bool:
     return any(device is not None and device.sessions for device in seen)
 
 
-def superseded(graph: Graph, record: Record, bdev: str) -> bool:
-    """Whether another record than this one has the say over the bdev's limits by now."""
+def superseded(graph: Graph, record: Record, volume: Volume) -> bool:
+    """Whether another record than this one has the say over the volume's limits by now."""
     return any(
-        holder.name != record.name and holder.phase is not Phase.DELETED for holder in graph.holders(f"qos:{bdev}")
+        holder.name != record.name and holder.phase is not Phase.DELETED and same(volume_of(holder), volume)
+        for holder in graph.holders(f"qos:{volume.bdev}")
     )

@@ -77,7 +77,7 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         old = [] if seen is None else [*self.host.unplug(function), self.deletion(record)]
         if seen is not None and seen.bdev is None:  # the guest's disk is dead; it stays until there is one to put there
             old.insert(0, required(record, _FIELD))
-        limits = self._limit(record) or qos.on_open(self.target, self.graph, record.private[BDEV])
+        limits = self._limit(record) or qos.on_open(self.target, self.graph, volume_of(record))
         plug = self.host.plug(record, function, again=bool(old))
         return [*lift, *moved, *old, self._create(record), *limits, *plug]
 

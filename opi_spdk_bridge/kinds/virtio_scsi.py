@@ -158,7 +158,7 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
         old = self.removal(record, present=True) if seen is not None else self._stale(record)
         if seen is not None and seen.bdev is None:  # the guest's disk is dead; it stays until there is one to put there
             old.insert(0, required(record, _FIELD))
-        return [*old, self._add(record), *qos.on_open(self.target, self.graph, record.private[BDEV])]
+        return [*old, self._add(record), *qos.on_open(self.target, self.graph, volume_of(record))]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         own = [Step(f"{self._at(record)} is still there", self._remove(record))] if present else []
@@ -185,7 +185,7 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
         if old.private == new.private:
             return []
         remove = Step(f"{self._at(old)} is the old one", self._remove(old), self._add(old).do)
-        return [remove, self._add(new), *qos.on_open(self.target, self.graph, new.private[BDEV])]
+        return [remove, self._add(new), *qos.on_open(self.target, self.graph, volume_of(new))]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         blocked = await why_not_claimable(self, record, _FIELD)
