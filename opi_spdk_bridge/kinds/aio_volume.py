@@ -9,8 +9,8 @@ from typing import Any
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Facts, Record, Settled
-from opi_spdk_bridge.kinds import rules
-from opi_spdk_bridge.kinds.bdev import UINT32_MAX, BdevKind
+from opi_spdk_bridge.kinds.shared import rules
+from opi_spdk_bridge.kinds.shared.bdev import UINT32_MAX, BdevKind
 from opi_spdk_bridge.pb.storage.backend_aio_pb2 import AioVolume
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call

@@ -9,9 +9,9 @@ from typing import ClassVar
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Reservation, Settled, Volume
 from opi_spdk_bridge.core.volumes import bdev_reservations
-from opi_spdk_bridge.kinds.bdev import BdevKind
-from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
-from opi_spdk_bridge.kinds.underlying import BDEV, kept, same, volume_of
+from opi_spdk_bridge.kinds.shared.bdev import BdevKind
+from opi_spdk_bridge.kinds.shared.claims import claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.shared.underlying import BDEV, kept, same, volume_of
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.middleend_encryption_pb2 import EncryptedVolume
 from opi_spdk_bridge.spdk import methods

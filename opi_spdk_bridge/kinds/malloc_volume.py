@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Settled
-from opi_spdk_bridge.kinds.bdev import BdevKind, check_geometry
+from opi_spdk_bridge.kinds.shared.bdev import BdevKind, check_geometry
 from opi_spdk_bridge.pb.storage.backend_malloc_pb2 import MallocVolume
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import Bdev

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
-from opi_spdk_bridge.kinds import rules
-from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.kinds.hotplug import Function
-from opi_spdk_bridge.kinds.pci import check_function, function_reservation
+from opi_spdk_bridge.kinds.shared import rules
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
+from opi_spdk_bridge.kinds.shared.hotplug import Function
+from opi_spdk_bridge.kinds.shared.pci import check_function, function_reservation
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeControllerSpec
 from opi_spdk_bridge.spdk import methods

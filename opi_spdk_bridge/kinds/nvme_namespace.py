@@ -12,11 +12,11 @@ from typing import ClassVar
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Graph, Phase, Record, Reservation, Settled, Taken
 from opi_spdk_bridge.core.volumes import Volumes
-from opi_spdk_bridge.kinds import qos, rules
-from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
-from opi_spdk_bridge.kinds.hotplug import Host
-from opi_spdk_bridge.kinds.underlying import BDEV, handle, has_identity, kept, same, volume_of
+from opi_spdk_bridge.kinds.shared import qos, rules
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
+from opi_spdk_bridge.kinds.shared.claims import claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.shared.hotplug import Host
+from opi_spdk_bridge.kinds.shared.underlying import BDEV, handle, has_identity, kept, same, volume_of
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call

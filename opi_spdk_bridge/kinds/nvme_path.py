@@ -12,9 +12,9 @@ from uuid import UUID
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
-from opi_spdk_bridge.kinds import keys, rules
-from opi_spdk_bridge.kinds.base import SpdkKind, counters
 from opi_spdk_bridge.kinds.nvme_remote_controller import bdevs_of, remote_identities, remote_nsid
+from opi_spdk_bridge.kinds.shared import keys, rules
+from opi_spdk_bridge.kinds.shared.base import SpdkKind, counters
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import (
     NVME_MULTIPATH_DISABLE,

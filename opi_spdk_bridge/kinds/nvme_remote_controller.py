@@ -11,8 +11,8 @@ from typing import ClassVar, TypeVar
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import VOLUMES_BEHIND, Counters, Facts, Record, Reservation, Settled, Volume
 from opi_spdk_bridge.core.volumes import numbers_reservation
-from opi_spdk_bridge.kinds import keys, rules
-from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.kinds.shared import keys, rules
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
 from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmePath, NvmeRemoteController
 from opi_spdk_bridge.spdk import identify, methods
 from opi_spdk_bridge.spdk.client import Call

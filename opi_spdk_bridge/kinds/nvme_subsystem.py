@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
-from opi_spdk_bridge.kinds import keys, rules
-from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.nvme_controller import address_reservation, is_pcie, listen_address, same_address
+from opi_spdk_bridge.kinds.shared import keys, rules
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeSubsystem, NvmeSubsystemSpec
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import Subsystem

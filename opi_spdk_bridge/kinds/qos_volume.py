@@ -9,10 +9,10 @@ from typing import Any
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Postponed, Record, Reservation, Settled, Volume
 from opi_spdk_bridge.core.volumes import numbered_reservation
-from opi_spdk_bridge.kinds import qos
-from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.kinds.claims import why_absent
-from opi_spdk_bridge.kinds.underlying import BDEV, handle, kept, present, same, volume_of
+from opi_spdk_bridge.kinds.shared import qos
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
+from opi_spdk_bridge.kinds.shared.claims import why_absent
+from opi_spdk_bridge.kinds.shared.underlying import BDEV, handle, kept, present, same, volume_of
 from opi_spdk_bridge.pb.storage.middleend_qos_volume_pb2 import QosVolume
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.steps import Step, StepFailed

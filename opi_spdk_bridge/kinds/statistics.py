@@ -10,9 +10,9 @@ from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.kind import Counters, Record
 from opi_spdk_bridge.core.registry import Registry
 from opi_spdk_bridge.core.samples import TargetSample, VolumeSample
-from opi_spdk_bridge.kinds.base import counters
-from opi_spdk_bridge.kinds.bdev import BdevKind
 from opi_spdk_bridge.kinds.nvme_path import NvmePathKind
+from opi_spdk_bridge.kinds.shared.base import counters
+from opi_spdk_bridge.kinds.shared.bdev import BdevKind
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.errors import SpdkError

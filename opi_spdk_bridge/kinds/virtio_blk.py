@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled
-from opi_spdk_bridge.kinds import qos
-from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
-from opi_spdk_bridge.kinds.hotplug import Function
-from opi_spdk_bridge.kinds.pci import check_function, function_reservation
-from opi_spdk_bridge.kinds.underlying import BDEV, handle, has_identity, kept, required, same, volume_of
-from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
+from opi_spdk_bridge.kinds.shared import qos
+from opi_spdk_bridge.kinds.shared.claims import shared_claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.shared.hotplug import Function
+from opi_spdk_bridge.kinds.shared.pci import check_function, function_reservation
+from opi_spdk_bridge.kinds.shared.underlying import BDEV, handle, has_identity, kept, required, same, volume_of
+from opi_spdk_bridge.kinds.shared.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import VhostController

@@ -15,12 +15,12 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Settled, Taken
-from opi_spdk_bridge.kinds import qos, rules
-from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
-from opi_spdk_bridge.kinds.pci import function_reservation
-from opi_spdk_bridge.kinds.underlying import BDEV, handle, has_identity, kept, required, volume_of
-from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
+from opi_spdk_bridge.kinds.shared import qos, rules
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
+from opi_spdk_bridge.kinds.shared.claims import shared_claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.shared.pci import function_reservation
+from opi_spdk_bridge.kinds.shared.underlying import BDEV, handle, has_identity, kept, required, volume_of
+from opi_spdk_bridge.kinds.shared.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_scsi_pb2 import VirtioScsiController, VirtioScsiLun, VirtioScsiTarget
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call

@@ -23,9 +23,9 @@ from typing import Any, Generic, TypeVar, cast
 import orjson
 
 from opi_spdk_bridge import deadline, errors
-from opi_spdk_bridge.observer import Ended, NoObserver, Observer
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
+from opi_spdk_bridge.telemetry.observer import Ended, NoObserver, Observer
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

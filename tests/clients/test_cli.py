@@ -13,8 +13,8 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
-from opi_spdk_bridge.cli import main
-from opi_spdk_bridge.settings import Settings
+from opi_spdk_bridge.cli.main import main
+from opi_spdk_bridge.daemon.settings import Settings
 from tests.support.bridge import Bridge, bridge
 from tests.support.embedded import embedded
 from tests.support.ports import free_ports

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from opi_spdk_bridge import notify
+from opi_spdk_bridge.daemon import systemd as notify
 from tests.support.bridge import Bridge
 from tests.support.target import Emulator, wait_until
 

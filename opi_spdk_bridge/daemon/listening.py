@@ -7,7 +7,7 @@ import logging
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.listeners import Listener, exposed
 from opi_spdk_bridge.api.tls import Tls
-from opi_spdk_bridge.settings import Settings
+from opi_spdk_bridge.daemon.settings import Settings
 
 log = logging.getLogger(__name__)
 

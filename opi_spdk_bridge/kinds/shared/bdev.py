@@ -11,8 +11,8 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
 from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Volume
 from opi_spdk_bridge.core.volumes import bdev_reservations
-from opi_spdk_bridge.kinds import rules
-from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.kinds.shared import rules
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
 from opi_spdk_bridge.spdk.steps import StepFailed

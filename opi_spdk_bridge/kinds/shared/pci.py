@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation
-from opi_spdk_bridge.kinds import rules
+from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import PciEndpoint
 
 

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Graph, Kind, Observation, Presence, Record
 from opi_spdk_bridge.core.volumes import Volumes
-from opi_spdk_bridge.kinds.hotplug import Host
+from opi_spdk_bridge.kinds.shared.hotplug import Host
 from opi_spdk_bridge.spdk.model import IoStat
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.target import Target

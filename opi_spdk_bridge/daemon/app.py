@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.routing import Route
 
-from opi_spdk_bridge import embedded, errors, guest, inventory, listening, notify, traces
+from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.bind import bind
 from opi_spdk_bridge.api.extras import extras
 from opi_spdk_bridge.api.gateway import HttpServer
@@ -32,19 +32,22 @@ from opi_spdk_bridge.core.engine import Engine
 from opi_spdk_bridge.core.journal import in_order
 from opi_spdk_bridge.core.reconcile import Reconciler
 from opi_spdk_bridge.core.registry import Registry
-from opi_spdk_bridge.kinds.hotplug import Host
+from opi_spdk_bridge.daemon import embedded, guest, inventory, listening
+from opi_spdk_bridge.daemon import systemd as notify
+from opi_spdk_bridge.daemon.resources import resources, services
+from opi_spdk_bridge.daemon.settings import Settings, default_state, state_folder
 from opi_spdk_bridge.kinds.nvme_remote_controller import NvmeRemoteControllerKind
 from opi_spdk_bridge.kinds.remote_namespaces import RemoteNamespaces
+from opi_spdk_bridge.kinds.shared.hotplug import Host
 from opi_spdk_bridge.kinds.statistics import Statistics
-from opi_spdk_bridge.observer import Observer, Observers
-from opi_spdk_bridge.resources import resources, services
-from opi_spdk_bridge.settings import Settings, default_state, state_folder
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.store.base import Store
 from opi_spdk_bridge.store.open import open_store, sqlite_path
+from opi_spdk_bridge.telemetry import traces
+from opi_spdk_bridge.telemetry.observer import Observer, Observers
 
 log = logging.getLogger(__name__)
 

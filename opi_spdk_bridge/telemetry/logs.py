@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
-from opi_spdk_bridge import redact
+from opi_spdk_bridge.telemetry import redact
 
 Format = Literal["auto", "console", "json"]
 

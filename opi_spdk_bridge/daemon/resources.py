@@ -12,7 +12,6 @@ from opi_spdk_bridge.core.registry import Registry
 from opi_spdk_bridge.core.volumes import Volumes
 from opi_spdk_bridge.kinds.aio_volume import AioVolumeKind
 from opi_spdk_bridge.kinds.encrypted_volume import EncryptedVolumeKind
-from opi_spdk_bridge.kinds.hotplug import Host
 from opi_spdk_bridge.kinds.malloc_volume import MallocVolumeKind
 from opi_spdk_bridge.kinds.null_volume import NullVolumeKind
 from opi_spdk_bridge.kinds.nvme_controller import NvmeControllerKind
@@ -21,6 +20,7 @@ from opi_spdk_bridge.kinds.nvme_path import NvmePathKind
 from opi_spdk_bridge.kinds.nvme_remote_controller import NvmeRemoteControllerKind
 from opi_spdk_bridge.kinds.nvme_subsystem import NvmeSubsystemKind
 from opi_spdk_bridge.kinds.qos_volume import QosVolumeKind
+from opi_spdk_bridge.kinds.shared.hotplug import Host
 from opi_spdk_bridge.kinds.virtio_blk import VirtioBlkKind
 from opi_spdk_bridge.kinds.virtio_scsi import VirtioScsiControllerKind, VirtioScsiLunKind, VirtioScsiTargetKind
 from opi_spdk_bridge.pb.inventory import inventory_pb2

@@ -12,8 +12,8 @@ from typing import Any
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import archive
 from opi_spdk_bridge.core.journal import Journal, in_order
-from opi_spdk_bridge.resources import kinds_only
-from opi_spdk_bridge.settings import state_folder
+from opi_spdk_bridge.daemon.resources import kinds_only
+from opi_spdk_bridge.daemon.settings import state_folder
 from opi_spdk_bridge.store.base import Store
 from opi_spdk_bridge.store.open import beside, open_store, sqlite_path
 from opi_spdk_bridge.store.seal import KEY_BYTES, write_key_file

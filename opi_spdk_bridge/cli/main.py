@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from opi_spdk_bridge import __version__, errors
-from opi_spdk_bridge.settings import ENVIRONMENT_PREFIX, Settings, default_state
+from opi_spdk_bridge.daemon.settings import ENVIRONMENT_PREFIX, Settings, default_state
 
 if TYPE_CHECKING:
-    from opi_spdk_bridge.client import Access
+    from opi_spdk_bridge.cli.client import Access
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,7 +74,8 @@ def serve(**given: Any) -> None:
     TOML file named by --config. SIGHUP reads them again and applies the log level and the
     policy.
     """
-    from opi_spdk_bridge import app, logs
+    from opi_spdk_bridge.daemon import app
+    from opi_spdk_bridge.telemetry import logs
 
     settings = _settings(given)
     logs.configure(settings.log_level, settings.log_format)
@@ -192,7 +193,7 @@ def _access_options(command: F) -> F:
 
 
 def _access(address: str, token_file: Path | None, **tls: Path | None) -> Access:
-    from opi_spdk_bridge.client import Access
+    from opi_spdk_bridge.cli.client import Access
 
     try:
         token = token_file.read_text() if token_file is not None else os.environ.get(f"{ENVIRONMENT_PREFIX}TOKEN", "")
@@ -218,7 +219,7 @@ def call(method: str, request: str, timeout_s: float, **access: Any) -> None:
     JSON may also come from a file (@request.json) or standard input (@-). A METHOD that does not exist is answered
     with the names that do.
     """
-    from opi_spdk_bridge.client import Reflected
+    from opi_spdk_bridge.cli.client import Reflected
 
     if request.startswith("@"):
         try:
@@ -240,8 +241,8 @@ def state(context: click.Context, /, **access: Any) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from opi_spdk_bridge.client import Reflected
-    from opi_spdk_bridge.tree import lines
+    from opi_spdk_bridge.cli.client import Reflected
+    from opi_spdk_bridge.cli.tree import lines
 
     with Reflected(_access(**access), 30.0) as bridge:
         for line in lines(bridge):
@@ -266,7 +267,7 @@ def _store_options(command: F) -> F:
 @click.option("-o", "--output", type=click.File("w"), default="-", help="Where to write it; default: standard output.")
 def export(place: str, key_file: Path | None, with_secrets: bool, output: Any) -> None:
     """Write the desired state as JSON."""
-    from opi_spdk_bridge import offline
+    from opi_spdk_bridge.cli import offline
 
     json.dump(_run(offline.export(place, key_file, with_secrets=with_secrets)), output, indent=2)
     output.write("\n")
@@ -278,7 +279,7 @@ def export(place: str, key_file: Path | None, with_secrets: bool, output: Any) -
 @click.option("--replace", is_flag=True, help="Forget what the store has.")
 def import_(place: str, key_file: Path | None, file: Any, replace: bool) -> None:
     """Put an exported state into a store; the bridge that serves it must not be running."""
-    from opi_spdk_bridge import offline
+    from opi_spdk_bridge.cli import offline
     from opi_spdk_bridge.store.open import shown
 
     try:
@@ -293,7 +294,7 @@ def import_(place: str, key_file: Path | None, file: Any, replace: bool) -> None
 @_store_options
 def rekey(place: str, key_file: Path | None) -> None:
     """Seal all secrets with a fresh master key; the bridge must not be running."""
-    from opi_spdk_bridge import offline
+    from opi_spdk_bridge.cli import offline
 
     click.echo(f"all secrets are sealed with the fresh key in {_run(offline.rekey(place, key_file))}")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Reservation
-from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.kinds.underlying import BDEV, another, volume_of
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
+from opi_spdk_bridge.kinds.shared.underlying import BDEV, another, volume_of
 
 
 def claim_reservation(bdev: str, holder: str, field: str) -> Reservation:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from opi_spdk_bridge import __version__
-from opi_spdk_bridge.observer import Ended, Observer
+from opi_spdk_bridge.telemetry.observer import Ended, Observer
 
 log = logging.getLogger(__name__)
 _FLUSH_S = 2.0

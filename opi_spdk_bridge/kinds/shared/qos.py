@@ -13,7 +13,7 @@ from typing import Any
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Graph, Phase, Postponed, Record, Reservation, Volume
-from opi_spdk_bridge.kinds.underlying import BDEV, handle, present, same, volume_of
+from opi_spdk_bridge.kinds.shared.underlying import BDEV, handle, present, same, volume_of
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import QosLimit
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Reservation
-from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.kinds.shared.base import SpdkKind
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import VhostController
