@@ -10,7 +10,8 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
-from opi_spdk_bridge.core.kind import AnyKind, Facts, Record
+from opi_spdk_bridge.core.kind import AnyKind
+from opi_spdk_bridge.core.record import AnyRecord, Facts
 
 
 def desired(kind: AnyKind, resource: Message, field: str) -> Message:
@@ -21,7 +22,7 @@ def desired(kind: AnyKind, resource: Message, field: str) -> Message:
     return _valid(kind, wanted, field)
 
 
-def merged(kind: AnyKind, old: Record, shown: Facts, resource: Message, mask: Sequence[str], field: str) -> Message:
+def merged(kind: AnyKind, old: AnyRecord, shown: Facts, resource: Message, mask: Sequence[str], field: str) -> Message:
     """The desired resource after an update request, with the rules on it checked; raises InvalidArgument.
 
     What Get filled in or showed of the target comes back as if it had been left out.
@@ -51,7 +52,7 @@ def _valid(kind: AnyKind, wanted: Message, field: str) -> Message:
     return wanted
 
 
-def same(kind: AnyKind, existing: Record, wanted: Message) -> bool:
+def same(kind: AnyKind, existing: AnyRecord, wanted: Message) -> bool:
     """Whether a create request asks for what exists, as far as the client set it."""
     ours, theirs = type(wanted)(), type(wanted)()
     ours.CopyFrom(existing.desired)
@@ -68,7 +69,7 @@ def same(kind: AnyKind, existing: Record, wanted: Message) -> bool:
     return ours == theirs
 
 
-def answer(kind: AnyKind, record: Record, shown: Facts) -> bytes:
+def answer(kind: AnyKind, record: AnyRecord, shown: Facts) -> bytes:
     """The resource as clients see it, serialised: outputs filled in, no secrets."""
     resource = kind.message()
     for path, value in record.assigned.items():
@@ -93,7 +94,7 @@ def in_field(field: str) -> Iterator[None]:
         raise
 
 
-def _effective(record: Record, desired: Message, path: str) -> Any:
+def _effective(record: AnyRecord, desired: Message, path: str) -> Any:
     """The value of a field with what was assigned where the client left it open."""
     if fields.has(desired, path):
         return fields.get(desired, path)

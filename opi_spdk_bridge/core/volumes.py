@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import VOLUMES_BEHIND, Graph, Phase, Record, Reservation, Volume
+from opi_spdk_bridge.core.kind import VOLUMES_BEHIND, Graph, Reservation, Volume
+from opi_spdk_bridge.core.record import AnyRecord, Phase
 from opi_spdk_bridge.core.registry import Registry
 
 _NUMBERED = re.compile(r"(.+)n[1-9]\d*")
@@ -115,8 +116,8 @@ class Volumes:
         found = await asyncio.gather(*(self._behind_holder(holder, identity.lower()) for holder in holders))
         return next((volume for volume in found if volume is not None), None)
 
-    async def _behind_holder(self, holder: Record, reference: str) -> Volume | None:
-        volume = await self._registry.kinds[holder.kind].volume_behind(holder, reference)
+    async def _behind_holder(self, holder: AnyRecord, reference: str) -> Volume | None:
+        volume = await self._registry[holder.kind].side.volume_behind(holder, reference)
         return replace(volume, resource=holder.name) if volume is not None else None
 
     def _remote_controller(self, bdev: str) -> str:
@@ -125,6 +126,6 @@ class Volumes:
         holders = self._graph.holders(f"nvme:{found[1]}") if found else ()
         return next((record.name for record in holders), "")
 
-    def _volume(self, record: Record) -> Volume | None:
+    def _volume(self, record: AnyRecord) -> Volume | None:
         volume = self._registry.kinds[record.kind].volume(record)
         return replace(volume, resource=record.name) if volume is not None else None
