@@ -9,6 +9,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Facts, Phase, Postponed, Record
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeSubsystem
+from tests.support.patience import PATIENCE_S
 
 from .fakes import PSK, Bridge, DiskKind, FakeTarget, names, spin
 
@@ -277,12 +278,12 @@ async def test_an_answer_waits_until_the_intent_is_on_the_disk_and_for_no_more(b
     disk: list[asyncio.Future[None]] = []
     bridge.store.slow_disk = disk
     create = asyncio.create_task(bridge.create_disk("d"))
-    await asyncio.wait([create], timeout=0.05)
+    await spin()
     assert not create.done()
     assert len(bridge.target.objects) == 1, "the target is not kept waiting"
     assert (await bridge.stored())["nullVolumes/d"].phase is Phase.READY, "nor is the outcome"
     disk[0].set_result(None)
-    await asyncio.wait_for(create, 1)
+    await asyncio.wait_for(create, PATIENCE_S)
     assert len(disk) == 1
 
 
@@ -290,7 +291,7 @@ async def test_an_intent_that_does_not_reach_the_disk_is_no_success(bridge: Brid
     disk: list[asyncio.Future[None]] = []
     bridge.store.slow_disk = disk
     create = asyncio.create_task(bridge.create_disk("d"))
-    await asyncio.wait([create], timeout=0.05)
+    await spin()
     disk[0].set_exception(errors.Unavailable("the disk is broken"))
     with pytest.raises(errors.NotStored):
         await create
@@ -739,7 +740,9 @@ async def test_repair_leaves_alone_what_a_request_is_working_on(bridge: Bridge) 
     updating = asyncio.create_task(bridge.resize_disk("d", 9))
     await spin()
     bridge.target.calls.clear()
-    await asyncio.wait_for(bridge.engine.repair("nullVolumes/d", bridge.target.view()), 1)
+    repair = asyncio.create_task(bridge.engine.repair("nullVolumes/d", bridge.target.view()))
+    await spin()
+    assert repair.done()
     assert bridge.target.calls == []
     bridge.target.gate.set()
     await updating
@@ -760,7 +763,7 @@ async def test_draining_waits_for_changes_whose_clients_have_gone(bridge: Bridge
     await spin()
     assert not draining.done()
     bridge.target.gate.set()
-    await asyncio.wait_for(draining, 1)
+    await asyncio.wait_for(draining, PATIENCE_S)
     assert (await bridge.stored())["nullVolumes/d"].phase is Phase.READY
 
 
