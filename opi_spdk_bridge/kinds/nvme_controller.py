@@ -98,9 +98,8 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
                     lambda: shared.remove_socket_folder(folder),
                 )
             )
-        if not self.target.has_transport(address.trtype):
-            make = functools.partial(self.target.make_transport, address.trtype)
-            steps.append(Step(f"transport {address.trtype} is missing", make))
+        make = functools.partial(self.target.make_transport, address.trtype)
+        steps.append(Step(f"transport {address.trtype} is missing", make))
         listen = Step(
             f"{parent.nqn} does not listen at {_at(address)}",
             methods.nvmf_subsystem_add_listener(parent.nqn, address, bool(parent.psk)),
