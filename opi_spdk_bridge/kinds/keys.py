@@ -17,6 +17,16 @@ from opi_spdk_bridge.spdk.view import View
 NAME = "psk_key"  # in Record.private: the name of the key in the target's keyring and of its file
 
 
+def stripped(psk: bytes, field: str) -> bytes:
+    """A key as clients give it without the white space around it, such as the newline at the end of a key's file.
+
+    Raises InvalidArgument where nothing is left: that asks for no key by mistake.
+    """
+    if psk and not psk.strip():
+        raise errors.InvalidArgument(f"{field} is nothing but white space: leave it out for no key", field=field)
+    return psk.strip()
+
+
 @dataclass(frozen=True)
 class Seen:
     """A record's key on the target.

@@ -28,6 +28,10 @@ class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, keys.Seen]):
     message = NvmeRemoteController
     secrets: ClassVar[tuple[str, ...]] = ("tcp.psk",)
 
+    def normalise(self, resource: NvmeRemoteController) -> None:
+        if resource.tcp.psk:
+            resource.tcp.psk = keys.stripped(resource.tcp.psk, "tcp.psk")
+
     def check(self, resource: NvmeRemoteController) -> None:
         rules.within(resource.io_queues_count, 0, 1024, "io_queues_count")
         rules.within(resource.queue_size, 0, 65536, "queue_size")

@@ -12,8 +12,8 @@ from typing import ClassVar
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
 from opi_spdk_bridge.kinds import keys, rules
+from opi_spdk_bridge.kinds.addresses import address_reservation, is_pcie, listen_address, same_address
 from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.kinds.nvme_controller import address_reservation, is_pcie, listen_address, same_address
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeSubsystem, NvmeSubsystemSpec
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.errors import SpdkError
@@ -48,6 +48,10 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     )  # fmt: skip
     secrets: ClassVar[tuple[str, ...]] = ("spec.psk",)
     assigned: ClassVar[tuple[str, ...]] = ("spec.serial_number",)
+
+    def normalise(self, resource: NvmeSubsystem) -> None:
+        if resource.spec.psk:
+            resource.spec.psk = keys.stripped(resource.spec.psk, "spec.psk")
 
     def check(self, resource: NvmeSubsystem) -> None:
         spec = resource.spec
@@ -182,7 +186,7 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         return [child for child in self.graph.dependents(record.name) if isinstance(child.desired, NvmeController)]
 
     def _listens(self, child: Record, seen: Seen) -> bool:
-        wanted = listen_address(child.desired, self.target.shared)
+        wanted = listen_address(child, self.target.shared)
         return any(same_address(address, wanted) for address in seen.subsystem.listen_addresses)
 
     def _require_fit(self, new: Record) -> None:
@@ -289,7 +293,7 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         return Step(says, remove, undo, already=_host_is_off, guarded=True)
 
     def _add_listener(self, record: Record, child: Record, secure: bool) -> Step:
-        address = listen_address(child.desired, self.target.shared)
+        address = listen_address(child, self.target.shared)
         nqn = record.desired.spec.nqn
         add = methods.nvmf_subsystem_add_listener(nqn, address, secure)
         remove = methods.nvmf_subsystem_remove_listener(nqn, address)

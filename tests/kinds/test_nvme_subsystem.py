@@ -170,6 +170,31 @@ def test_a_key_that_was_not_copied_whole_is_refused(world: World) -> None:
     assert world.leftovers() == {}
 
 
+@pytest.mark.parametrize(("before", "after"), [("", "\n"), ("", "\r\n"), ("  ", " "), ("\n\t", "\n\n")])
+def test_white_space_around_a_key_is_no_part_of_it(world: World, before: str, after: str) -> None:
+    """`nvme gen-tls-key` writes a newline after it."""
+    spaced = psk(f"{before}{PSK}{after}")
+    made = world.subsystem(hostnqn=HOST_NQN, psk=spaced)
+    assert key_file(world).read_text() == PSK
+    world.controller("c0", world.ports[0])
+    assert gets_in(world, world.ports[0], PSK)
+    world.quiet()
+    assert world.subsystem(hostnqn=HOST_NQN, psk=psk()) == made
+    assert world.subsystem(hostnqn=HOST_NQN, psk=spaced) == made
+    assert change(world, "spec.psk", psk=psk(f"{PSK}\n")) == made
+    assert world.asked() == []
+
+
+@pytest.mark.parametrize("key", ["\n", " \r\n"])
+def test_nothing_but_white_space_is_no_key_and_does_not_clear_one(world: World, key: str) -> None:
+    problem = failing(lambda: world.subsystem(hostnqn=HOST_NQN, psk=psk(key)))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_subsystem.spec.psk")
+    world.subsystem(hostnqn=HOST_NQN, psk=psk())
+    problem = failing(lambda: change(world, "spec.psk", psk=psk(key)))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_subsystem.spec.psk")
+    assert key_file(world).read_text() == PSK
+
+
 def keys_of_hosts(world: World) -> list[str | None]:
     """The name of each host's key, as the target would save it."""
     config = world.target.rpc("framework_get_config", name="nvmf")
