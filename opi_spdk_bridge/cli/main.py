@@ -267,7 +267,7 @@ def _store_options(command: F) -> F:
 @click.option("-o", "--output", type=click.File("w"), default="-", help="Where to write it; default: standard output.")
 def export(place: str, key_file: Path | None, with_secrets: bool, output: Any) -> None:
     """Write the desired state as JSON."""
-    from opi_spdk_bridge.cli.main import offline
+    from opi_spdk_bridge.cli import offline
 
     json.dump(_run(offline.export(place, key_file, with_secrets=with_secrets)), output, indent=2)
     output.write("\n")
@@ -279,7 +279,7 @@ def export(place: str, key_file: Path | None, with_secrets: bool, output: Any) -
 @click.option("--replace", is_flag=True, help="Forget what the store has.")
 def import_(place: str, key_file: Path | None, file: Any, replace: bool) -> None:
     """Put an exported state into a store; the bridge that serves it must not be running."""
-    from opi_spdk_bridge.cli.main import offline
+    from opi_spdk_bridge.cli import offline
     from opi_spdk_bridge.store.open import shown
 
     try:
@@ -294,7 +294,7 @@ def import_(place: str, key_file: Path | None, file: Any, replace: bool) -> None
 @_store_options
 def rekey(place: str, key_file: Path | None) -> None:
     """Seal all secrets with a fresh master key; the bridge must not be running."""
-    from opi_spdk_bridge.cli.main import offline
+    from opi_spdk_bridge.cli import offline
 
     click.echo(f"all secrets are sealed with the fresh key in {_run(offline.rekey(place, key_file))}")
 

@@ -120,10 +120,10 @@ class Journal:
     def _record(self, row: Row) -> Record:
         facts = orjson.loads(row.facts)
         hidden = [base64.b64decode(part) for part in orjson.loads(row.secrets)] if row.secrets else [b"", b""]
-        previous = None
+        kind, previous = self._kinds[row.kind], None
         if row.previous is not None:
             before = facts.pop("previous")
-            previous = Record(
+            earlier = Record(
                 kind=row.kind,
                 name=row.name,
                 desired=self._message(row.kind, row.previous, hidden[1]),
@@ -133,7 +133,8 @@ class Journal:
                 updated_at=before["updated_at"],
                 **_record_facts(before),
             )
-        return Record(
+            previous = kind.modernise(earlier)
+        record = Record(
             kind=row.kind,
             name=row.name,
             desired=self._message(row.kind, row.desired, hidden[0]),
@@ -144,6 +145,7 @@ class Journal:
             previous=previous,
             **_record_facts(facts),
         )
+        return kind.modernise(record)
 
     def _message(self, kind: str, plain: bytes, secret: bytes) -> Any:
         message = self._kinds[kind].message.FromString(plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -180,6 +181,12 @@ class Kind(ABC, Generic[M]):
 
     def normalise(self, resource: M) -> None:
         """Unifies spellings of one value, in place."""
+
+    def modernise(self, record: Record) -> Record:
+        """A record that an earlier version may have kept, as this one keeps it: one spelling of each value."""
+        with contextlib.suppress(errors.BridgeError):
+            self.normalise(record.desired)
+        return record
 
     def check(self, resource: M) -> None:
         """Checks the rules beyond required fields and enum values; raises InvalidArgument with the field's path."""

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.model import (
     Bdev,
+    HostController,
     IoStat,
     IoStats,
     Key,
@@ -33,6 +34,7 @@ _subsystems = TypeAdapter(list[Subsystem])
 _keys = TypeAdapter(list[Key])
 _notifications = TypeAdapter(list[Notification])
 _transports = TypeAdapter(list[Transport])
+_host_controllers = TypeAdapter(list[HostController])
 _remote_controllers = TypeAdapter(list[RemoteController])
 _vhost_controllers = TypeAdapter(list[VhostController])
 
@@ -252,8 +254,17 @@ def nvmf_subsystem_allow_any_host(nqn: str, allow: bool) -> Call[bool]:
     return Call("nvmf_subsystem_allow_any_host", {"nqn": nqn, "allow_any_host": allow}, bool)
 
 
+def nvmf_subsystem_get_controllers(nqn: str) -> Call[list[HostController]]:
+    """The hosts' connections to a subsystem, which is paused for a moment."""
+    return Call("nvmf_subsystem_get_controllers", {"nqn": nqn}, _host_controllers.validate_python)
+
+
 def nvmf_subsystem_add_host(nqn: str, host: str, psk: str | None) -> Call[bool]:
-    """`psk` is a key's name in the keyring; before 24.01 the path of its file."""
+    """`psk` is a key's name in the keyring; before 24.05 the path of its file.
+
+    It goes to the transports that exist by then, and never to one that is made later. A host that is listed is refused,
+    up to 24.05 taken for granted.
+    """
     return Call("nvmf_subsystem_add_host", _given(nqn=nqn, host=host, psk=psk), bool)
 
 

@@ -66,6 +66,12 @@ class Transport(_Answer):
     trtype: str
 
 
+class HostController(_Answer):
+    """A host's connection to a subsystem (nvmf_subsystem_get_controllers)."""
+
+    hostnqn: str = ""
+
+
 class Subsystem(_Answer):
     """An NVMe-oF subsystem (nvmf_get_subsystems)."""
 
@@ -189,8 +195,17 @@ class VhostController(_Answer):
 
 
 class Key(_Answer):
-    """A key of the target's keyring; `removed` while its last users still hold it."""
+    """A key of the target's keyring; `removed` while its last users still hold it.
+
+    `refcnt` counts them, and the keyring itself until the key is removed; None where the target does not say.
+    """
 
     name: str
     path: str = ""
     removed: bool = False
+    refcnt: int | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether something on the target has taken it; True where the target does not say."""
+        return self.refcnt is None or self.refcnt > (0 if self.removed else 1)

@@ -29,8 +29,11 @@ class View(Protocol):
     async def subsystem(self, nqn: str) -> Subsystem | None:
         """An NVMe-oF subsystem."""
 
-    async def key(self, name: str) -> Key | None:
-        """A key of the keyring that has not been removed."""
+    async def keys(self, name: str) -> list[Key]:
+        """The keys of that name in the keyring: one, and removed ones that are still in use."""
+
+    async def connected_hosts(self, nqn: str) -> set[str]:
+        """The NQNs of the hosts that are connected to a subsystem."""
 
     async def remote_controller(self, name: str) -> RemoteController | None:
         """An NVMe bdev controller."""
@@ -65,9 +68,13 @@ class LiveView:
     async def subsystem(self, nqn: str) -> Subsystem | None:
         return await self._ask(nqn, methods.nvmf_get_subsystem(nqn))
 
-    async def key(self, name: str) -> Key | None:
-        keys = await self._ask("", methods.keyring_get_keys()) or []
-        return next((key for key in keys if key.name == name and not key.removed), None)
+    async def keys(self, name: str) -> list[Key]:
+        found = await self._ask("", methods.keyring_get_keys()) or []
+        return [key for key in found if key.name == name]
+
+    async def connected_hosts(self, nqn: str) -> set[str]:
+        found = await self._ask(nqn, methods.nvmf_subsystem_get_controllers(nqn)) or []
+        return {controller.hostnqn for controller in found}
 
     async def remote_controller(self, name: str) -> RemoteController | None:
         return await self._ask(name, methods.bdev_nvme_get_controller(name))

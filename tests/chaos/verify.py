@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf import json_format, message_factory
 from google.protobuf.message import Message
 
-from opi_spdk_bridge.cli.main import offline
+from opi_spdk_bridge.cli import offline
 from tests.chaos.ledger import Ledger, State, describe
 from tests.kinds.world import plural
 from tests.support.bridge import METHODS, Client

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click import Option
 
-from opi_spdk_bridge.cli.main import main as cli
+from opi_spdk_bridge.cli import main as cli
 from opi_spdk_bridge.daemon.settings import Settings
 from tests.support.patience import PATIENCE_S
 
