@@ -32,7 +32,7 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),  # the one that sheds a peer that answers no ping
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),  # clients in the field ping every 10 s
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # clients in the field ping every 10 s
 ]
 
 

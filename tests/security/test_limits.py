@@ -20,7 +20,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from opi_spdk_bridge.api import connection, server
+from opi_spdk_bridge.api import connection
 from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import ListNullVolumesRequest, ListNullVolumesResponse
 from tests.http import contract
@@ -32,16 +32,6 @@ from tests.support.program import program
 from tests.support.target import Emulator
 
 _MANY = 1000
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-_PING = 6
-_QUICKER = 100
-
-
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC with the daemon's own options, but all times a hundredth."""
-    quick = [(name, value // _QUICKER if name.endswith("_ms") else value) for name, value in server._OPTIONS]
-    monkeypatch.setattr(server, "_OPTIONS", quick)
 
 
 async def _answers(served: Served, protocol: str) -> bool:
@@ -313,36 +303,3 @@ _COLLECTIONS = {
     "CreateNullVolume": "nullVolumes",
     "CreateEncryptedVolume": "encryptedVolumes",
 }
-
-
-@pytest.mark.usefixtures("hurried")
-class TestKeepalive:
-    @pytest.mark.parametrize("alive", [True, False])
-    async def test_a_peer_is_shed_exactly_when_it_is_dead(self, alive: bool) -> None:
-        async with serving(http=[]) as served:
-            host, _, port = served.at(GRPC).rpartition(":")
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(_PREFACE)
-            until = asyncio.get_running_loop().time() + 2
-            pings, shed = 0, False
-            while not shed and asyncio.get_running_loop().time() < until:
-                try:
-                    kind, flags, body = await asyncio.wait_for(_frame(reader), 1)
-                except TimeoutError:
-                    continue
-                except (ConnectionError, asyncio.IncompleteReadError):
-                    shed = True
-                    continue
-                if kind == _PING and not flags & 1:
-                    pings += 1
-                    if alive:
-                        writer.write(b"\x00\x00\x08\x06\x01\x00\x00\x00\x00" + body)
-            writer.close()
-            assert pings >= 1
-            assert shed is not alive
-
-
-async def _frame(reader: asyncio.StreamReader) -> tuple[int, int, bytes]:
-    """An HTTP/2 frame: its type, flags and payload (RFC 9113, section 4.1)."""
-    head = await reader.readexactly(9)
-    return head[3], head[4], await reader.readexactly(int.from_bytes(head[:3], "big"))
