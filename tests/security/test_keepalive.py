@@ -1,4 +1,4 @@
-"""Connections that stand: clients that keep theirs alive are left alone, dead ones are shed."""
+"""Connections that stand: clients that keep theirs alive are left alone, dead ones are shed, slow ones wait alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.security.conftest import QUICKER
 from tests.security.served import GRPC, Served, serving
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-_DATA, _HEADERS, _PING, _GOAWAY = 0, 1, 6, 7
+_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
+_NO_WINDOW = b"\x00\x04\x00\x00\x00\x00"  # SETTINGS_INITIAL_WINDOW_SIZE: what is sent may have no byte
 _ACK = 1
 _PING_S = 10.0 / QUICKER  # as clients in the field ping: every 10 s
 _PINGS = 15  # a server that takes these for abuse hangs up at the fourth
@@ -124,3 +125,16 @@ async def test_a_client_that_floods_with_pings_is_hung_up_on() -> None:
 async def _flood(peer: Peer) -> None:
     for _ in range(100):
         await peer.ping()
+
+
+async def test_a_watcher_that_takes_nothing_holds_up_nobody() -> None:
+    async with serving(http=[]) as served, _peer(served) as greedy, _peer(served) as watcher:
+        greedy.send(_SETTINGS, _NO_WINDOW)
+        greedy.watch()
+        await greedy.ping()
+        watcher.watch()
+        for changes in range(1, 4):
+            while watcher.kinds.count(_DATA) < changes:
+                await asyncio.wait_for(watcher.frame(), 20)
+            served.grpc.set_serving(bool(changes % 2))
+        assert _DATA not in greedy.kinds
