@@ -22,6 +22,8 @@ _ABOUT = (
     "The storage API of the Open Programmable Infrastructure project for SPDK, over HTTP/JSON. Field names may also be"
     " given as in the contract (`blocks_count`); bodies are read as JSON whatever their Content-Type. 64-bit integers"
     " are strings in answers and either in requests. A PATCH without updateMask changes the fields that its body names."
+    " Answers also show what is not set (an empty string or list, 0, false, the enum's first value), but for messages,"
+    " wrappers and members of a oneof, and for keys, which no answer has."
 )
 
 
@@ -58,7 +60,7 @@ def _operation(route: Route, schemas: Schemas) -> dict[str, Any]:
         **({"summary": f"{text.partition('. ')[0].rstrip('.')}.", "description": text} if text else {}),
         "parameters": [*_path_parameters(route.template), *_query_parameters(route, schemas)],
         "responses": {
-            "200": {"description": "OK", "content": {_JSON: {"schema": schemas.message(method.output_type)}}},
+            "200": {"description": "OK", "content": {_JSON: {"schema": schemas.answer(method.output_type)}}},
             **{str(code): {"$ref": f"#/components/responses/Error{code}"} for code in _ERRORS},
         },
     }
