@@ -169,6 +169,12 @@ class VhostController(_Answer):
         return (self.backend_specific.get("block") or {}).get("bdev")
 
     @property
+    def bdevs(self) -> tuple[str, ...]:
+        """The bdevs that it has open."""
+        luns = [lun.bdev_name for target in self.scsi for lun in target.luns]
+        return tuple(bdev for bdev in (self.bdev, *luns) if bdev is not None)
+
+    @property
     def is_block(self) -> bool:
         """Whether it is a virtio-blk device."""
         return "block" in self.backend_specific

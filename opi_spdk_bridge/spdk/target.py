@@ -11,10 +11,11 @@ from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
-from opi_spdk_bridge.spdk.steps import Step, carry_out
+from opi_spdk_bridge.spdk.steps import Diagnosis, Step, carry_out
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
 
 _CHANGES = ("bdev_unregister", "bdev_resize")
+_ARRIVAL = "bdev_register"
 _NOTIFICATIONS = 512  # at a time: an answer of about 40 KB
 
 
@@ -29,6 +30,7 @@ class Target:
         self._live = LiveView(client)
         self._taken_nqns: set[str] | None = None
         self._next_notification: int | None = None
+        self._arrived: set[str] = set()
         client.on_connected.append(self._forget_knowledge)
 
     def _forget_knowledge(self) -> None:
@@ -100,6 +102,7 @@ class Target:
             return None
         first, changed = self._next_notification is None, set[str]()
         complete = True
+        self._arrived = set()
         while True:
             after = self._next_notification or 0
             try:
@@ -109,10 +112,17 @@ class Target:
             if events and events[0].id > after:
                 complete = False
             changed.update(event.ctx for event in events if event.type in _CHANGES)
+            self._arrived.update(event.ctx for event in events if event.type == _ARRIVAL)
             self._next_notification = events[-1].id + 1 if events else after
             if len(events) < _NOTIFICATIONS:
                 return changed if complete and not first else None
 
-    async def carry_out(self, steps: Sequence[Step], *, together: bool = True) -> dict[str, Any]:
+    def arrived_bdevs(self) -> set[str]:
+        """The bdevs that came, by what the last `changed_bdevs` read."""
+        return self._arrived
+
+    async def carry_out(
+        self, steps: Sequence[Step], *, together: bool = True, diagnose: Diagnosis | None = None
+    ) -> dict[str, Any]:
         """See `steps.carry_out`."""
-        return await carry_out(self.client, steps, together=together)
+        return await carry_out(self.client, steps, together=together, diagnose=diagnose)

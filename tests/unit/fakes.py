@@ -54,6 +54,7 @@ class FakeTarget:
         self.objects: dict[str, object] = {}
         self.calls: list[tuple[str, str]] = []
         self.announced: set[str] | None = None
+        self.arrived: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self._failures: defaultdict[str, deque[Failure]] = defaultdict(deque)
@@ -76,6 +77,9 @@ class FakeTarget:
     async def changed_bdevs(self) -> set[str] | None:
         await asyncio.sleep(0)
         return set(self.announced) if self.announced is not None else None
+
+    def arrived_bdevs(self) -> set[str]:
+        return set(self.arrived)
 
     @property
     def changes(self) -> list[tuple[str, str]]:
