@@ -129,6 +129,11 @@ class NvmePath(_Answer):
     alternate_trids: tuple[TransportId, ...] = ()
     host: PathHost = PathHost()
 
+    @property
+    def trids(self) -> tuple[TransportId, ...]:
+        """Where it is connected, then where it would go."""
+        return (self.trid, *self.alternate_trids)
+
 
 class RemoteController(_Answer):
     """An NVMe bdev controller (bdev_nvme_get_controllers): one entry of `ctrlrs` a path."""
