@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -17,6 +18,10 @@ M = TypeVar("M", bound=Message)
 
 Facts = Mapping[str, Any]
 """JSON values by name. Those named by a field path (`spec.uuid`) are shown in that field."""
+
+
+HIDDEN = "~"
+"""In the name of a record that is gone for clients: before what makes the name another; IDs of clients have none."""
 
 
 class Phase(enum.StrEnum):
@@ -63,6 +68,16 @@ class Record:
     def id(self) -> str:
         """The last part of the name."""
         return self.name.rpartition("/")[2]
+
+    @property
+    def object_name(self) -> str:
+        """The ID that it has, or had, for clients: what its object on the target is named by."""
+        return self.id.partition(HIDDEN)[0]
+
+    def hidden(self, desired: Any) -> Record:
+        """What is kept of it, with `desired`, once it is gone for clients: under a name that none can ask for."""
+        name = self.name if self.phase is Phase.DELETED else f"{self.name}{HIDDEN}{uuid.uuid4().hex[:8]}"
+        return replace(self, name=name, desired=desired, phase=Phase.DELETED, stands_on=(), previous=None)
 
 
 @dataclass(frozen=True, slots=True)

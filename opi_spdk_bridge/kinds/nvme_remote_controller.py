@@ -137,7 +137,12 @@ async def bdevs_of(controller: str, view: LiveView) -> list[Bdev]:
     """The bdevs of the namespaces behind an NVMe bdev controller, by NSID."""
     if await view.remote_controller(controller) is None:
         return []
-    found = {nsid: bdev for bdev in await view.bdevs() if (nsid := remote_nsid(controller, bdev)) is not None}
+    return behind(controller, await view.bdevs())
+
+
+def behind(controller: str, bdevs: Iterable[Bdev]) -> list[Bdev]:
+    """Those of the bdevs that are namespaces behind that controller, by NSID."""
+    found = {nsid: bdev for bdev in bdevs if (nsid := remote_nsid(controller, bdev)) is not None}
     return [found[nsid] for nsid in sorted(found)]
 
 

@@ -23,6 +23,8 @@ class Bdev(_Answer):
     md_size: int = 0
     claimed: bool = False
     claim_type: str = ""
+    on_volume: bool = True
+    """Not the target's: whether what a vbdev stands on is the volume that it should be."""
     assigned_rate_limits: dict[str, int] = Field(default_factory=dict)
     driver_specific: dict[str, Any] = Field(default_factory=dict)
 
@@ -135,6 +137,11 @@ class NvmePath(_Answer):
     alternate_trids: tuple[TransportId, ...] = ()
     host: PathHost = PathHost()
 
+    @property
+    def trids(self) -> tuple[TransportId, ...]:
+        """Where it is connected, then where it would go."""
+        return (self.trid, *self.alternate_trids)
+
 
 class RemoteController(_Answer):
     """An NVMe bdev controller (bdev_nvme_get_controllers): one entry of `ctrlrs` a path."""
@@ -182,6 +189,12 @@ class VhostController(_Answer):
     def bdev(self) -> str | None:
         """The bdev of a block controller; None after it was removed, and for SCSI."""
         return (self.backend_specific.get("block") or {}).get("bdev")
+
+    @property
+    def bdevs(self) -> tuple[str, ...]:
+        """The bdevs that it has open."""
+        luns = [lun.bdev_name for target in self.scsi for lun in target.luns]
+        return tuple(bdev for bdev in (self.bdev, *luns) if bdev is not None)
 
     @property
     def is_block(self) -> bool:

@@ -12,7 +12,7 @@ from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
-from opi_spdk_bridge.spdk.steps import Step, carry_out
+from opi_spdk_bridge.spdk.steps import Diagnosis, Step, carry_out
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
 
 TRANSPORT_METHODS = ("nvmf_get_transports", "nvmf_create_transport")
@@ -134,6 +134,8 @@ class Target:
             if len(events) < _NOTIFICATIONS:
                 return changed if complete and not first else None
 
-    async def carry_out(self, steps: Sequence[Step], *, together: bool = True) -> dict[str, Any]:
+    async def carry_out(
+        self, steps: Sequence[Step], *, together: bool = True, diagnose: Diagnosis | None = None
+    ) -> dict[str, Any]:
         """See `steps.carry_out`."""
-        return await carry_out(self.client, steps, together=together)
+        return await carry_out(self.client, steps, together=together, diagnose=diagnose)

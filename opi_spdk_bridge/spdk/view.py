@@ -82,6 +82,17 @@ class LiveView:
     async def vhost(self, name: str) -> VhostController | None:
         return await self._ask(name, methods.vhost_get_controller(name))
 
+    async def vhosts(self) -> list[VhostController]:
+        """Every vhost controller; none on a target that has no vhost."""
+        await self._client.ready()
+        if "vhost_get_controllers" not in self._client.release.methods:
+            return []
+        return await self._ask("", methods.vhost_get_controllers()) or []
+
+    async def crypto_key(self, name: str) -> str | None:
+        """The name of a data encryption key that is there."""
+        return await self._ask(name, methods.accel_crypto_key_named(name))
+
     async def bdevs(self) -> list[Bdev]:
         """Every bdev of the target."""
         return await self._ask("", methods.bdev_get_bdevs()) or []

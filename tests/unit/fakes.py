@@ -55,6 +55,7 @@ class FakeTarget:
         self.objects: dict[str, object] = {}
         self.calls: list[tuple[str, str]] = []
         self.announced: set[str] | None = None
+        self.arrived: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self._failures: defaultdict[str, deque[Failure]] = defaultdict(deque)
