@@ -77,7 +77,7 @@ class FakeTarget:
 
     async def changed_bdevs(self) -> BdevChanges | None:
         await asyncio.sleep(0)
-        return BdevChanges(went=set(self.announced)) if self.announced is not None else None
+        return BdevChanges(set(self.announced), set(self.arrived)) if self.announced is not None else None
 
     @property
     def changes(self) -> list[tuple[str, str]]:
