@@ -40,6 +40,8 @@ _BACKLOG = 1024  # connections that wait to be accepted
 _RPC = "rpc"
 _LONGEST_URL = 8 * 1024
 _LONGEST_HEAD = 64 * 1024
+_IDENTITY = "identity"
+_LONGEST_CODING = 100
 _CHALLENGE = (b"www-authenticate", b"Bearer")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _SECURITY = (
@@ -257,7 +259,7 @@ class _Gateway:
         caller = Caller(_peer(request), state[_REQUEST_ID], None, headers, peer, request.url.path)
 
         async def read() -> ProtoMessage:
-            body = await _body(request, self._requests.limits.message_bytes) if route.body else b""
+            body = await _plain_body(request, self._requests.limits.message_bytes) if route.body else b""
             return to_request(route, names, request.url.query, body)
 
         try:
@@ -274,6 +276,18 @@ class _Gateway:
             return Refusal(404, errors.NotFound(text))
         text = f"{http_method} is not for {raw_path[:200]}, only {', '.join(allowed)}"
         return Refusal(405, errors.Unimplemented(text), {"allow": ", ".join(allowed)})
+
+
+async def _plain_body(request: Request, most_bytes: int) -> bytes:
+    """The whole body; raises Refusal where it is too large, too slow, or encoded (RFC 9110, section 15.5.16)."""
+    body = await _body(request, most_bytes)
+    named = ",".join(request.headers.getlist("content-encoding")).split(",")
+    unknown = [coding for coding in (name.strip() for name in named) if coding and coding.lower() != _IDENTITY]
+    if unknown:
+        text = f"the body is encoded as {', '.join(unknown)[:_LONGEST_CODING]}: send it as it is"
+        problem = errors.InvalidArgument(text, field="body")
+        raise Refusal(415, problem, {"accept-encoding": _IDENTITY})
+    return body
 
 
 async def _body(request: Request, most_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
 from opi_spdk_bridge.core.kind import AnyKind
-from opi_spdk_bridge.core.record import AnyRecord, Phase, from_json, to_json
+from opi_spdk_bridge.core.record import AnyRecord, Phase, Record, from_json, to_json
 
 FORMAT = 1
 
@@ -57,7 +57,7 @@ def _load(item: Mapping[str, Any], kinds: Mapping[str, AnyKind]) -> AnyRecord:
         text = f"{item['name']} was exported without its secrets ({', '.join(item['omitted'])}): export --with-secrets"
         raise errors.InvalidArgument(text, resource=item["name"])
     phase = Phase(item["phase"])
-    return AnyRecord(
+    return Record(
         kind=item["kind"],
         name=item["name"],
         desired=json_format.ParseDict(item["resource"], kinds[item["kind"]].message()),

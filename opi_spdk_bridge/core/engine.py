@@ -11,7 +11,6 @@ import asyncio
 import functools
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from opi_spdk_bridge import deadline, errors
-from opi_spdk_bridge.core import paging, requests
+from opi_spdk_bridge.core import fields, paging, requests
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import Journal
 from opi_spdk_bridge.core.kind import Settled, Taken
@@ -232,7 +231,7 @@ class Engine:
                 deleting = replace(record, phase=Phase.DELETING, **_next(record))
                 trusted = record.phase is Phase.READY and name not in self._displaced
                 view = None if trusted else self._target.view()
-                async with self._intent(deleting, record):
+                async with self._intent(deleting, _kept(record)):
                     await self._take_down(entry, deleting, view)
 
     def _require_unused(self, name: str) -> None:
@@ -292,9 +291,8 @@ class Engine:
             await entry.side.remove(record, view)
         except Postponed as wait:
             log.info("%s: %s", record.name, wait)
-            hidden = replace(record, phase=Phase.DELETED, stands_on=(), previous=None)
-            if record.phase is not Phase.DELETED:
-                hidden = replace(hidden, name=f"{record.name}~{uuid.uuid4().hex[:8]}")
+            desired, _ = fields.split(record.desired, entry.kind.secrets)
+            hidden = record.hidden(desired)
         await self._store_outcome(record.name, self._journal.conclude(record.name, hidden))
         self._catalog.remove(record.name)
         self._displaced.discard(record.name)
@@ -335,8 +333,7 @@ class Engine:
     async def _finish(self, entry: Entry, record: AnyRecord) -> AnyRecord | None:
         """Forward where that is possible, else back; returns the record as it then is."""
         if record.phase in (Phase.DELETING, Phase.DELETED):
-            await self._take_down(entry, record, self._target.view())
-            return None
+            return await self._finish_delete(entry, record)
         try:
             return await self._ready(entry, record, await entry.side.repair(record, self._target.view()))
         except (errors.OutcomeUnknown, errors.Unavailable, errors.DeadlineExceeded):
@@ -348,6 +345,16 @@ class Engine:
                 return None
             back = replace(record.previous, previous=replace(record, previous=None))
             return await self._ready(entry, record.previous, await entry.side.repair(back, self._target.view()))
+
+    async def _finish_delete(self, entry: Entry, record: AnyRecord) -> AnyRecord | None:
+        try:
+            await self._take_down(entry, record, self._target.view())
+        except errors.FailedPrecondition as refusal:
+            if record.phase is Phase.DELETED:
+                raise
+            log.warning("%s: its deletion is refused and given up: %s", record.name, refusal)
+            return await self._ready(entry, record, record.own)
+        return None
 
     async def _remake(self, name: str, make: Callable[[AnySide, AnyRecord], Awaitable[Own]]) -> None:
         if self._locks.locked(name):
@@ -374,6 +381,11 @@ class Engine:
 
 def _with(record: AnyRecord, settled: Settled[Any]) -> AnyRecord:
     return replace(record, own=settled.own, stands_on=settled.stands_on)
+
+
+def _kept(record: AnyRecord) -> AnyRecord:
+    """What a delete leaves that is refused, also where one before it was broken off."""
+    return replace(record, phase=Phase.READY) if record.phase is Phase.DELETING else record
 
 
 def _next(record: AnyRecord) -> dict[str, Any]:

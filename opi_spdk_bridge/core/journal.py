@@ -14,7 +14,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
 from opi_spdk_bridge.core import record as records
 from opi_spdk_bridge.core.kind import AnyKind
-from opi_spdk_bridge.core.record import AnyRecord, Phase
+from opi_spdk_bridge.core.record import AnyRecord, Phase, Record
 from opi_spdk_bridge.store.base import Change, Row, Store
 
 _BOOT = "boot"  # the setting that names the run of the machine in which the state was last in use
@@ -122,10 +122,10 @@ class Journal:
     def _record(self, row: Row) -> AnyRecord:
         facts = orjson.loads(row.facts)
         hidden = [base64.b64decode(part) for part in orjson.loads(row.secrets)] if row.secrets else [b"", b""]
-        previous = None
+        kind, previous = self._kinds[row.kind], None
         if row.previous is not None:
             before = facts.pop("previous")
-            previous = AnyRecord(
+            earlier: AnyRecord = Record(
                 kind=row.kind,
                 name=row.name,
                 desired=self._message(row.kind, row.previous, hidden[1]),
@@ -135,7 +135,8 @@ class Journal:
                 updated_at=before["updated_at"],
                 **self._record_facts(row.kind, before),
             )
-        return AnyRecord(
+            previous = kind.modernise(earlier)
+        record: AnyRecord = Record(
             kind=row.kind,
             name=row.name,
             desired=self._message(row.kind, row.desired, hidden[0]),
@@ -146,6 +147,7 @@ class Journal:
             previous=previous,
             **self._record_facts(row.kind, facts),
         )
+        return kind.modernise(record)
 
     def _record_facts(self, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         own = records.from_json(self._kinds[kind].own, facts["assigned"], facts["private"])

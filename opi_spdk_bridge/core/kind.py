@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -92,6 +93,12 @@ class Kind(ABC, Generic[M, P]):
 
     def normalise(self, resource: M) -> None:
         """Unifies spellings of one value, in place."""
+
+    def modernise(self, record: Record[M, P]) -> Record[M, P]:
+        """A record that an earlier version may have kept, as this one keeps it: one spelling of each value."""
+        with contextlib.suppress(errors.BridgeError):
+            self.normalise(record.desired)
+        return record
 
     def check(self, resource: M) -> None:
         """Checks the rules beyond required fields and enum values; raises InvalidArgument with the field's path."""

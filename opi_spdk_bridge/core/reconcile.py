@@ -188,7 +188,7 @@ class Reconciler:
             await self._each([record for record in group if record.name in noticed], drifting)
 
     async def _notice(self) -> None:
-        """Looks at what stands on bdevs that the target says have come or gone."""
+        """Looks at what stands on bdevs that the target says have gone, and at what waited for one that came."""
         try:
             changed = await self._target.changed_bdevs()
         except errors.BridgeError:
@@ -204,6 +204,10 @@ class Reconciler:
                 self._noticed.add(record.name)
                 self.look_at(record.name)
         for record in self._concerned(changed.came):
+            if record.phase is Phase.DELETED:
+                self.look_at(record.name)
+            if record.phase is Phase.DELETED:
+                self.look_at(record.name)
             self._backoff.hurry(record.name)
 
     def _concerned(self, bdevs: Iterable[str]) -> Iterator[AnyRecord]:

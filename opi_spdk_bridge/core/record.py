@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -22,6 +23,10 @@ Facts = Mapping[str, Any]
 _filled: dict[type[Any], Mapping[str, str]] = {}
 _adapters: dict[type[Any], TypeAdapter[Any]] = {}
 _PATH = "path"  # in the metadata of a field of Own: the field of the resource in which it is shown
+
+
+HIDDEN = "~"
+"""In the name of a record that is gone for clients: before what makes the name another; IDs of clients have none."""
 
 
 class Phase(enum.StrEnum):
@@ -108,6 +113,16 @@ class Record(Generic[M_co, P_co]):
     def id(self) -> str:
         """The last part of the name."""
         return self.name.rpartition("/")[2]
+
+    @property
+    def object_name(self) -> str:
+        """The ID that it has, or had, for clients: what its object on the target is named by."""
+        return self.id.partition(HIDDEN)[0]
+
+    def hidden(self, desired: Any) -> AnyRecord:
+        """What is kept of it, with `desired`, once it is gone for clients: under a name that none can ask for."""
+        name = self.name if self.phase is Phase.DELETED else f"{self.name}{HIDDEN}{uuid.uuid4().hex[:8]}"
+        return dataclasses.replace(self, name=name, desired=desired, phase=Phase.DELETED, stands_on=(), previous=None)
 
     @property
     def assigned(self) -> Facts:

@@ -291,7 +291,7 @@ async def _follow_target(core: _Core, server: GrpcServer) -> None:
     core.client.on_connected.append(changed.set)
     core.client.on_lost.append(changed.set)
     while True:
-        await server.set_serving(core.client.connected)
+        server.set_serving(core.client.connected)
         if core.client.connected:
             with contextlib.suppress(errors.BridgeError, SpdkError):
                 await core.target.look_around(subsystems=len(core.catalog) < _FEW)

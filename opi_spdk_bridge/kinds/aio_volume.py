@@ -56,7 +56,7 @@ class AioVolumeKind(BdevKind[AioVolume]):
         return []
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        delete = methods.bdev_aio_delete(record.id)
+        delete = self.delete(record, methods.bdev_aio_delete(record.id))
         return [Step(f"bdev {record.id} is still there", delete, already=gone)] if present else []
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
@@ -117,7 +117,7 @@ class AioVolumeKind(BdevKind[AioVolume]):
 
     def _rebuild(self, old: Record, new: Record) -> list[Step]:
         self.require_idle(old, "another file, block size or UUID")
-        delete = methods.bdev_aio_delete(old.id)
+        delete = self.delete(old, methods.bdev_aio_delete(old.id))
         says = f"bdev {old.id} is of another file, block size or UUID"
         return [Step(says, delete, self._creation(old), already=gone), self._make(new), self._measure(new)]
 

@@ -42,5 +42,5 @@ class MallocVolumeKind(BdevKind[MallocVolume]):
         return [Step(f"bdev {record.id} is missing", create, methods.bdev_malloc_delete(record.id))]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        delete = methods.bdev_malloc_delete(record.id)
+        delete = self.delete(record, methods.bdev_malloc_delete(record.id))
         return [Step(f"bdev {record.id} is still there", delete, already=gone)] if present else []

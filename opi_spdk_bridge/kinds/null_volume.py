@@ -40,7 +40,7 @@ class NullVolumeKind(BdevKind[NullVolume]):
         return self._reshape(record, seen.block_size, seen.num_blocks)
 
     def removal(self, record: Record, present: bool) -> list[Step]:
-        delete = methods.bdev_null_delete(record.id)
+        delete = self.delete(record, methods.bdev_null_delete(record.id))
         return [Step(f"bdev {record.id} is still there", delete, already=gone)] if present else []
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
@@ -60,8 +60,9 @@ class NullVolumeKind(BdevKind[NullVolume]):
     def _rebuild(self, record: Record, before: Call[str]) -> list[Step]:
         self.require_idle(record, "a change of geometry or UUID that needs a new bdev")
         delete = methods.bdev_null_delete(record.id)
+        unless_used = self.delete(record, delete)
         return [
-            Step(f"bdev {record.id} has another geometry or UUID", delete, before, already=gone),
+            Step(f"bdev {record.id} has another geometry or UUID", unless_used, before, already=gone),
             Step(f"bdev {record.id} is missing", self._create(record), delete, guarded=True),  # deleting takes a while
         ]
 

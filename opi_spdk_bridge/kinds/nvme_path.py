@@ -12,9 +12,10 @@ from uuid import UUID
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
-from opi_spdk_bridge.kinds.nvme_remote_controller import bdevs_of, remote_identities, remote_nsid
+from opi_spdk_bridge.kinds.nvme_remote_controller import bdevs_of, behind, remote_identities, remote_nsid
 from opi_spdk_bridge.kinds.shared import keys, rules
 from opi_spdk_bridge.kinds.shared.base import SpdkKind, counters
+from opi_spdk_bridge.kinds.shared.claims import why_not_removable
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import (
     NVME_MULTIPATH_DISABLE,
@@ -26,7 +27,7 @@ from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import (
 from opi_spdk_bridge.spdk import identify, methods
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev, IoStat, PathHost, TransportId
-from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
+from opi_spdk_bridge.spdk.steps import Local, Step, StepFailed, gone
 from opi_spdk_bridge.spdk.view import View
 
 _TRTYPES = {
@@ -127,7 +128,7 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
         controller = await view.remote_controller(self.parent(record).id)
         wanted = _address(record.desired)
         for path in controller.ctrlrs if controller is not None else ():
-            for trid in (path.trid, *path.alternate_trids):
+            for trid in path.trids:
                 if _place(trid) == wanted:
                     return Seen(trid, path.host, path.state if trid is path.trid else "standby")
         return None
@@ -158,7 +159,7 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
         if other is None or _address(other.desired) == _address(record.desired):
             return []
         says = f"the path to {_at(other)} is still attached"
-        return [Step(says, self._detach(other), already=gone, guarded=True)]
+        return [Step(says, self._detach_unused(other), already=gone)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         if not present:
@@ -167,17 +168,16 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
         if users and len(self._paths(record.parent)) == 1:
             text = f"{record.name} is the last path to volumes in use by {', '.join(users[:5])}: delete those first"
             raise errors.FailedPrecondition(text, resource=users[0])
-        detach = Step(f"the path to {_at(record)} is still attached", self._detach(record), already=gone)
+        detach = Step(f"the path to {_at(record)} is still attached", self._detach_unused(record), already=gone)
         return [*self._stale(record), detach]
 
     def amendment(self, old: Record, new: Record) -> list[Step]:
         attach = self._attach(new)
         detach = Step(
             f"the path to {_at(old)} is still attached",
-            self._detach(old),
+            self._detach_unused(old),
             methods.bdev_nvme_attach_controller(self._attachment(old)),
             already=gone,
-            guarded=True,
         )
         if self.parent(new).desired.multipath != NVME_MULTIPATH_DISABLE and _address(old.desired) != _address(
             new.desired
@@ -281,6 +281,38 @@ class NvmePathKind(SpdkKind[NvmePath, Seen]):
 
     def _detach(self, record: Record) -> Any:
         return methods.bdev_nvme_detach_controller(self._trid(record))
+
+    def _detach_unused(self, record: Record) -> Local:
+        """The work of a step that detaches the path: refused where the target would lose bdevs that are in use."""
+
+        async def do() -> None:
+            await self._require_dispensable(record)
+            await self.target.client.call(self._detach(record))
+
+        return do
+
+    async def _require_dispensable(self, record: Record) -> None:
+        """Raises FailedPrecondition where the path is the target's last to bdevs that something has open."""
+        name, view, blocked = self.parent(record).id, self.target.view(), None
+        single = len(self._paths(record.parent)) == 1
+        if single:
+            controller, blocked = await asyncio.gather(view.remote_controller(name), self._use_behind(name))
+        else:
+            controller = await view.remote_controller(name)
+        trids = [trid for path in controller.ctrlrs for trid in path.trids] if controller is not None else []
+        if any(_place(trid) != _address(record.desired) for trid in trids):
+            return
+        if not single:
+            blocked = await self._use_behind(name)
+        if blocked is not None:
+            text = f"{record.name} is the last path to volumes in use: {blocked.message}"
+            raise type(blocked)(text, resource=blocked.resource)
+
+    async def _use_behind(self, controller: str) -> errors.BridgeError | None:
+        """Why the bdevs behind a controller of the target must stay; None if they need not."""
+        view = self.target.view()
+        bdevs, devices = await asyncio.gather(view.bdevs(), view.vhosts())
+        return why_not_removable(self.graph, behind(controller, bdevs), devices)
 
     def _trid(self, record: Record) -> dict[str, Any]:
         path: NvmePath = record.desired

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from opi_spdk_bridge import errors
@@ -27,18 +26,18 @@ T = TypeVar("T")
 _LONGEST_NSID = 10  # digits of 2^32
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Whether the keyring has the controller's key. The controller itself comes and goes with its paths."""
+class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, keys.Seen]):
+    """Holds what its paths have in common. `queue_size` is kept and returned only: the target has one for all.
 
-    has_key: bool
-
-
-class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, Seen]):
-    """Holds what its paths have in common. `queue_size` is kept and returned only: the target has one for all."""
+    What there is to see on the target is its key: the controller itself comes and goes with its paths.
+    """
 
     message = NvmeRemoteController
     secrets: ClassVar[tuple[str, ...]] = ("tcp.psk",)
+
+    def normalise(self, resource: NvmeRemoteController) -> None:
+        if resource.tcp.psk:
+            resource.tcp.psk = keys.stripped(resource.tcp.psk, "tcp.psk")
 
     def check(self, resource: NvmeRemoteController) -> None:
         rules.within(resource.io_queues_count, 0, 1024, "io_queues_count")
@@ -85,15 +84,15 @@ class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, Seen]):
             return None
         return Volume(bdev, found.uuid, by_name=not (data.nguid or uuid))
 
-    async def look(self, record: Record, view: View) -> Seen | None:
-        return Seen(await keys.present(record, self.target, view))
+    async def look(self, record: Record, view: View) -> keys.Seen | None:
+        return await keys.look(record, self.target, view, record.desired.tcp.psk)
 
     async def realize(self, record: Record) -> Facts:
         return await self._try(record, self.steps(record, None))
 
-    def steps(self, record: Record, seen: Seen | None) -> list[Step]:
-        add = [] if seen is not None and seen.has_key else keys.add(record, self.target, record.desired.tcp.psk)
-        return [*add, *self._stale(record)]
+    def steps(self, record: Record, seen: keys.Seen | None) -> list[Step]:
+        given = (seen,) if seen is not None else ()
+        return [*keys.add(record, self.target, record.desired.tcp.psk, *given), *self._stale(record)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         return [*keys.remove(record, self.target), *self._stale(record)]
@@ -138,7 +137,12 @@ async def bdevs_of(controller: str, view: LiveView) -> list[Bdev]:
     """The bdevs of the namespaces behind an NVMe bdev controller, by NSID."""
     if await view.remote_controller(controller) is None:
         return []
-    found = {nsid: bdev for bdev in await view.bdevs() if (nsid := remote_nsid(controller, bdev)) is not None}
+    return behind(controller, await view.bdevs())
+
+
+def behind(controller: str, bdevs: Iterable[Bdev]) -> list[Bdev]:
+    """Those of the bdevs that are namespaces behind that controller, by NSID."""
+    found = {nsid: bdev for bdev in bdevs if (nsid := remote_nsid(controller, bdev)) is not None}
     return [found[nsid] for nsid in sorted(found)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,22 +11,32 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
-from opi_spdk_bridge.kinds.nvme_controller import address_reservation, is_pcie, listen_address, same_address
 from opi_spdk_bridge.kinds.shared import keys, rules
+from opi_spdk_bridge.kinds.shared.addresses import address_reservation, is_pcie, listen_address, same_address
 from opi_spdk_bridge.kinds.shared.base import SpdkKind
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeSubsystem, NvmeSubsystemSpec
 from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.model import Subsystem
+from opi_spdk_bridge.spdk.errors import SpdkError
+from opi_spdk_bridge.spdk.model import Host, Subsystem
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
+from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS
 from opi_spdk_bridge.spdk.view import View
+
+_KEY_GIVEN = "psk_given"  # in Record.private: the host was added with its key while there was the TCP transport
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The subsystem on the target, and whether the keyring has its key."""
+    """The subsystem on the target, the host's key there, and whether the TCP transport got that with the host."""
 
     subsystem: Subsystem
-    has_key: bool
+    key: keys.Seen
+    key_given: bool
+
+    @property
+    def hosts(self) -> list[str]:
+        """The NQNs of the hosts that may connect."""
+        return _nqns(self.subsystem.hosts)
 
 
 class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
@@ -37,6 +48,10 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     )  # fmt: skip
     secrets: ClassVar[tuple[str, ...]] = ("spec.psk",)
     assigned: ClassVar[tuple[str, ...]] = ("spec.serial_number",)
+
+    def normalise(self, resource: NvmeSubsystem) -> None:
+        if resource.spec.psk:
+            resource.spec.psk = keys.stripped(resource.spec.psk, "spec.psk")
 
     def check(self, resource: NvmeSubsystem) -> None:
         spec = resource.spec
@@ -72,56 +87,84 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     # On the target
 
     async def look(self, record: Record, view: View) -> Seen | None:
-        key = keys.present(record, self.target, view)
-        subsystem, has_key = await asyncio.gather(view.subsystem(record.desired.spec.nqn), key)
-        return Seen(subsystem, has_key) if subsystem else None
+        spec: NvmeSubsystemSpec = record.desired.spec
+        subsystem, key = await asyncio.gather(view.subsystem(spec.nqn), keys.look(record, self.target, view, spec.psk))
+        if subsystem is None:
+            return None
+        given = key.in_use if key.in_use is not None else bool(record.private.get(_KEY_GIVEN))
+        listed = spec.hostnqn in _nqns(subsystem.hosts)
+        if not given and listed and key.in_use is None and record.previous is None:
+            # An older bridge took no note, and the release does not show it: whoever is connected has the key.
+            given = spec.hostnqn in await view.connected_hosts(spec.nqn)
+        return Seen(subsystem, key, given)
 
     def ours(self, record: Record, seen: Seen) -> bool:
-        return bool(seen.subsystem.serial_number == self._serial_number(record))
+        return self._is_ours(record, seen.subsystem)
+
+    def _is_ours(self, record: Record, subsystem: Subsystem) -> bool:
+        return bool(subsystem.serial_number == self._serial_number(record))
 
     def together(self, record: Record) -> bool:
         return self.target.nqn_was_free(record.desired.spec.nqn)
 
     def steps(self, record: Record, seen: Seen | None) -> list[Step]:
-        if seen is not None and record.previous is not None:
-            return self._finish_amendment(record, record.previous, seen)
-        spec: NvmeSubsystemSpec = record.desired.spec
-        hosts = _hosts(seen)
-        steps: list[Step] = []
-        if spec.psk and (seen is None or not seen.has_key or spec.hostnqn not in hosts):
-            steps += keys.add(record, self.target, spec.psk)
-        if seen is None:
-            steps.append(self._create(record))
-        elif seen.subsystem.allow_any_host == bool(spec.hostnqn):
-            steps.append(self._allow_any_host(spec.nqn, not spec.hostnqn))
-        if spec.hostnqn and spec.hostnqn not in hosts:
-            steps.append(self._add_host(record))
+        if seen is not None:
+            return self._changes(record, seen, record.previous)
         other = record.previous  # of an update that was broken off, and then the target lost the subsystem
-        if other is not None and other.private.get(keys.NAME) != record.private.get(keys.NAME):
-            steps += keys.remove(other, self.target)
-        return steps
+        return [
+            *self._key(record, None),
+            self._create(record),
+            *([self._add_host(record)] if record.desired.spec.hostnqn else []),
+            *(keys.remove(other, self.target) if other is not None and _other_key(record, other) else []),
+        ]
 
-    def _finish_amendment(self, record: Record, other: Record, seen: Seen) -> list[Step]:
-        """From somewhere between two states to the one: hosts do not show their keys, nor listeners whether they are
-        secure, so where those differ they are made anew."""
-        before, after = other.desired.spec, record.desired.spec
-        new_key = other.private.get(keys.NAME) != record.private.get(keys.NAME)
-        hosts = _hosts(seen)
-        steps = keys.add(record, self.target, after.psk)
-        listeners = self._listeners(record) if bool(before.psk) != bool(after.psk) else []
-        present = [child for child in listeners if self._listens(child, seen)]
-        steps += [self._drop_listener(record, child, bool(before.psk)) for child in present]
-        for state in (other, record):
-            hostnqn = state.desired.spec.hostnqn
-            if hostnqn in hosts and (hostnqn != after.hostnqn or new_key):
-                hosts.discard(hostnqn)
-                steps.append(self._drop_host(state))
-        if after.hostnqn and after.hostnqn not in hosts:
-            steps.append(self._add_host(record))
-        if seen.subsystem.allow_any_host == bool(after.hostnqn):
-            steps.append(self._allow_any_host(after.nqn, not after.hostnqn))
-        steps += [self._add_listener(record, child, bool(after.psk)) for child in listeners]
-        return [*steps, *(keys.remove(other, self.target) if new_key else [])]
+    def _changes(self, record: Record, seen: Seen, other: Record | None) -> list[Step]:
+        """From what is there to the record, all of it or in part still as `other` has it.
+
+        Hosts do not show their keys, nor listeners whether they are secure: where those may differ they are made anew.
+        """
+        wanted: NvmeSubsystemSpec = record.desired.spec
+        before: NvmeSubsystemSpec = (other or record).desired.spec
+        listeners = self._listeners(record) if bool(before.psk) != bool(wanted.psk) else []
+        unlisten = [child for child in listeners if self._listens(child, seen)]
+        new_key = other is not None and _other_key(record, other)
+        stays = wanted.hostnqn == before.hostnqn and wanted.hostnqn in seen.hosts
+        stays = stays and (seen.key_given if wanted.psk else not new_key)
+        leaves = [host for host in seen.hosts if host != wanted.hostnqn or not stays]
+        comes = bool(wanted.hostnqn) and not stays
+        return [
+            *(self._key(record, seen) if comes else keys.add(record, self.target, wanted.psk, seen.key)),
+            *(self._drop_listener(record, child, bool(before.psk)) for child in unlisten),
+            *(self._drop_host(record, host, other) for host in leaves),
+            *([self._add_host(record)] if comes else []),
+            *self._admission(wanted, seen),
+            *(self._add_listener(record, child, bool(wanted.psk)) for child in listeners),
+            *(keys.remove(other, self.target) if other is not None and new_key else []),
+        ]
+
+    def _key(self, record: Record, seen: Seen | None) -> list[Step]:
+        """The key where the target finds it, and the transport that takes it when the host is added.
+
+        The target hands it to no transport that is made later. The transport comes right before the first call: what
+        follows goes to the same target, in the same write.
+        """
+        spec: NvmeSubsystemSpec = record.desired.spec
+        if not spec.psk:
+            return []
+        given = (seen.key,) if seen is not None else ()
+        says = f"the TCP transport has not got the key of host {spec.hostnqn}"
+        transport = Step(says, functools.partial(self.target.make_transport, "TCP"))
+        return [
+            *keys.write(record, self.target, spec.psk, *given),
+            transport,
+            *keys.enlist(record, self.target, *given),
+        ]
+
+    def _admission(self, wanted: NvmeSubsystemSpec, seen: Seen) -> list[Step]:
+        """Whether hosts that are not listed may connect."""
+        if seen.subsystem.allow_any_host != bool(wanted.hostnqn):
+            return []
+        return [self._allow_any_host(wanted.nqn, not wanted.hostnqn)]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         nqn = record.desired.spec.nqn
@@ -129,31 +172,21 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         other = keys.remove(record.previous, self.target) if record.previous is not None else []
         return [*([delete] if present else []), *keys.remove(record, self.target), *other]
 
-    def amendment(self, old: Record, new: Record) -> list[Step]:
-        before, after = old.desired.spec, new.desired.spec
+    async def amend(self, old: Record, new: Record) -> Facts:
+        """Looks first: a host that somebody else has added there may have another key."""
         self._require_fit(new)
-        listeners = self._listeners(new) if bool(before.psk) != bool(after.psk) else []
-        hosts_change = before.hostnqn != after.hostnqn or old.private.get(keys.NAME) != new.private.get(keys.NAME)
-        new_key = old.private.get(keys.NAME) != new.private.get(keys.NAME)
-        steps = keys.add(new, self.target, after.psk) if after.psk and new_key else []
-        steps += [self._drop_listener(new, child, bool(before.psk)) for child in listeners]
-        if hosts_change:
-            if not after.hostnqn:
-                steps.append(self._allow_any_host(after.nqn, True))
-            if before.hostnqn:
-                steps.append(self._drop_host(old))
-            if after.hostnqn:
-                steps.append(self._add_host(new))
-            if not before.hostnqn:
-                steps.append(self._allow_any_host(after.nqn, False))
-        steps += [self._add_listener(new, child, bool(after.psk)) for child in listeners]
-        return [*steps, *(keys.remove(old, self.target) if before.psk and new_key else [])]
+        seen = await self.look(new, self.target.view())
+        if seen is None:
+            raise self._lost(new)
+        if not self.ours(new, seen):
+            raise self.foreign(new)
+        return await self._try(new, self._changes(new, seen, old))
 
     def _listeners(self, record: Record) -> list[Record]:
         return [child for child in self.graph.dependents(record.name) if isinstance(child.desired, NvmeController)]
 
     def _listens(self, child: Record, seen: Seen) -> bool:
-        wanted = listen_address(child.desired, self.target.shared)
+        wanted = listen_address(child, self.target.shared)
         return any(same_address(address, wanted) for address in seen.subsystem.listen_addresses)
 
     def _require_fit(self, new: Record) -> None:
@@ -171,14 +204,50 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
                     raise errors.FailedPrecondition(text, field="spec.psk", resource=holder.name)
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        spec = record.desired.spec
-        if await self.target.view().subsystem(spec.nqn) is None and failure.step.says.startswith("host"):
-            text = f"subsystem {spec.nqn} is not on the target any more: the bridge will restore it, try again then"
+        error, spec = failure.error, record.desired.spec
+        if isinstance(error, errors.BridgeError):
+            return error
+        if error.method in TRANSPORT_METHODS:
+            text = f"the target cannot make the TCP transport, which takes the key of a host: {error.message}"
+            return errors.FailedPrecondition(text, field="spec.psk")
+        refused = keys.why_not_taken(record, self.target, error, "spec.psk")
+        if refused is not None:
+            return refused
+        subsystem = await self.target.view().subsystem(spec.nqn)
+        if error.method == "nvmf_create_subsystem":
+            return self._why_not_made(record, subsystem, failure)
+        if error.gone or (subsystem is None and error.is_invalid_parameters):
+            return self._lost(record)
+        if error.method == "nvmf_subsystem_add_host":
+            return self._why_no_host(record, subsystem, error)
+        return failure.undiagnosed()
+
+    def _why_not_made(self, record: Record, subsystem: Subsystem | None, failure: StepFailed) -> errors.BridgeError:
+        spec: NvmeSubsystemSpec = record.desired.spec
+        if subsystem is not None and not self._is_ours(record, subsystem):
+            return self.foreign(record)
+        if isinstance(failure.error, SpdkError) and failure.error.message.startswith("Unable to create subsystem"):
+            text = (
+                f"the target cannot make subsystem {spec.nqn}: it has as many as it may have"
+                f" (nvmf_set_max_subsystems), or no memory for max_namespaces {spec.max_namespaces or 'by its default'}"
+            )
+            return errors.ResourceExhausted(text, resource=record.name)
+        return failure.undiagnosed()
+
+    def _why_no_host(self, record: Record, subsystem: Subsystem | None, error: SpdkError) -> errors.BridgeError:
+        spec: NvmeSubsystemSpec = record.desired.spec
+        before = record.previous.desired.spec.hostnqn if record.previous is not None else ""
+        if spec.hostnqn != before and subsystem is not None and spec.hostnqn in _nqns(subsystem.hosts):
+            text = f"somebody else has just added host {spec.hostnqn} to {spec.nqn}: try again"
             return errors.Aborted(text, resource=record.name)
-        if isinstance(failure.error, errors.BridgeError):
-            return failure.error
-        text = f"the target would not have it that {failure.step.says.partition(':')[0]}: {failure.error.message}"
-        return errors.TargetFailure(text, resource=record.name)
+        key = " with its TLS key" if spec.psk else ""
+        text = f"the target would not add host {spec.hostnqn}{key} to {spec.nqn}: {error.message}"
+        return errors.FailedPrecondition(text, field="spec.psk" if spec.psk else "spec.hostnqn", resource=record.name)
+
+    def _lost(self, record: Record) -> errors.BridgeError:
+        nqn = record.desired.spec.nqn
+        text = f"subsystem {nqn} is not on the target any more: the bridge will restore it, try again then"
+        return errors.Aborted(text, resource=record.name)
 
     def foreign(self, record: Record) -> errors.BridgeError:
         text = f"the target already has a subsystem {record.desired.spec.nqn} that this bridge did not make"
@@ -214,14 +283,19 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         spec: NvmeSubsystemSpec = record.desired.spec
         add = methods.nvmf_subsystem_add_host(spec.nqn, spec.hostnqn, keys.reference(record, self.target))
         remove = methods.nvmf_subsystem_remove_host(spec.nqn, spec.hostnqn)
-        return Step(f"host {spec.hostnqn} may not connect", add, remove, guarded=True)
+        note = {_KEY_GIVEN: True} if spec.psk and not self.target.release.keyring else {}
+        return Step(f"host {spec.hostnqn} may not connect", add, remove, learn=lambda _added: note, guarded=True)
 
-    def _drop_host(self, record: Record) -> Step:
-        added = self._add_host(record)
-        return Step(f"host {record.desired.spec.hostnqn} may still connect", added.undo or added.do, added.do)
+    def _drop_host(self, record: Record, host: str, other: Record | None) -> Step:
+        """Of `other` it can be undone, and of the record itself; what somebody else has added does not come back."""
+        remove = methods.nvmf_subsystem_remove_host(record.desired.spec.nqn, host)
+        known = [state for state in (other, record) if state is not None and state.desired.spec.hostnqn == host]
+        undo = self._add_host(known[0]).do if known else None
+        says = f"host {host} is to be added anew" if host == record.desired.spec.hostnqn else f"host {host} may connect"
+        return Step(says, remove, undo, already=_host_is_off, guarded=True)
 
     def _add_listener(self, record: Record, child: Record, secure: bool) -> Step:
-        address = listen_address(child.desired, self.target.shared)
+        address = listen_address(child, self.target.shared)
         nqn = record.desired.spec.nqn
         add = methods.nvmf_subsystem_add_listener(nqn, address, secure)
         remove = methods.nvmf_subsystem_remove_listener(nqn, address)
@@ -233,5 +307,14 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         return Step(f"{child.name} still listens the old way", added.undo or added.do, added.do)
 
 
-def _hosts(seen: Seen | None) -> set[str]:
-    return {host.nqn for host in seen.subsystem.hosts} if seen is not None else set()
+def _nqns(hosts: Iterable[Host]) -> list[str]:
+    return [host.nqn for host in hosts]
+
+
+def _other_key(record: Record, other: Record) -> bool:
+    return record.private.get(keys.NAME) != other.private.get(keys.NAME)
+
+
+def _host_is_off(error: SpdkError) -> bool:
+    """For removing a host: it was not listed, or is off the list and the target waits no longer for its connections."""
+    return error.message in ("Internal error", "Timeout reached during host removal")

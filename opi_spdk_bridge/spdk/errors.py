@@ -21,10 +21,10 @@ class SpdkError(Exception):
     """The target answered an error: definite, the call had no effect."""
 
     def __init__(self, method: str, code: int, message: str) -> None:
-        super().__init__(f"{method}: {message} ({code})")
         self.method = method
         self.code = code
-        self.message = message
+        self.message = message.strip()
+        super().__init__(f"{method}: {self.message} ({code})")
 
     def is_errno(self, *numbers: int) -> bool:
         """Whether the code is one of these errno values (given positive, as in the errno module)."""

@@ -23,6 +23,8 @@ class Bdev(_Answer):
     md_size: int = 0
     claimed: bool = False
     claim_type: str = ""
+    on_volume: bool = True
+    """Not the target's: whether what a vbdev stands on is the volume that it should be."""
     assigned_rate_limits: dict[str, int] = Field(default_factory=dict)
     driver_specific: dict[str, Any] = Field(default_factory=dict)
 
@@ -64,6 +66,12 @@ class Transport(_Answer):
     """A transport of the NVMe-oF target (TCP, RDMA, VFIOUSER)."""
 
     trtype: str
+
+
+class HostController(_Answer):
+    """A host's connection to a subsystem (nvmf_subsystem_get_controllers)."""
+
+    hostnqn: str = ""
 
 
 class Subsystem(_Answer):
@@ -129,6 +137,11 @@ class NvmePath(_Answer):
     alternate_trids: tuple[TransportId, ...] = ()
     host: PathHost = PathHost()
 
+    @property
+    def trids(self) -> tuple[TransportId, ...]:
+        """Where it is connected, then where it would go."""
+        return (self.trid, *self.alternate_trids)
+
 
 class RemoteController(_Answer):
     """An NVMe bdev controller (bdev_nvme_get_controllers): one entry of `ctrlrs` a path."""
@@ -178,6 +191,12 @@ class VhostController(_Answer):
         return (self.backend_specific.get("block") or {}).get("bdev")
 
     @property
+    def bdevs(self) -> tuple[str, ...]:
+        """The bdevs that it has open."""
+        luns = [lun.bdev_name for target in self.scsi for lun in target.luns]
+        return tuple(bdev for bdev in (self.bdev, *luns) if bdev is not None)
+
+    @property
     def is_block(self) -> bool:
         """Whether it is a virtio-blk device."""
         return "block" in self.backend_specific
@@ -189,8 +208,17 @@ class VhostController(_Answer):
 
 
 class Key(_Answer):
-    """A key of the target's keyring; `removed` while its last users still hold it."""
+    """A key of the target's keyring; `removed` while its last users still hold it.
+
+    `refcnt` counts them, and the keyring itself until the key is removed; None where the target does not say.
+    """
 
     name: str
     path: str = ""
     removed: bool = False
+    refcnt: int | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether something on the target has taken it; True where the target does not say."""
+        return self.refcnt is None or self.refcnt > (0 if self.removed else 1)

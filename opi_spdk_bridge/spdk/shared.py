@@ -84,6 +84,17 @@ class SharedFolder:
                 f" reads only key files of its own user (uid {target_uid}): run it and the bridge under one uid."
             ) from problem
 
+    async def has_key(self, name: str, material: bytes) -> bool:
+        """Whether the key file is there and has just that."""
+        return await asyncio.to_thread(self._has_key, self._key(name), material)
+
+    @staticmethod
+    def _has_key(path: Path, material: bytes) -> bool:
+        try:
+            return path.read_bytes() == material
+        except OSError:
+            return False
+
     async def remove_key(self, name: str) -> None:
         """Removes a key file; absent is success."""
         await asyncio.to_thread(self._key(name).unlink, missing_ok=True)

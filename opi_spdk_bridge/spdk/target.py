@@ -12,8 +12,11 @@ from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
-from opi_spdk_bridge.spdk.steps import Step, carry_out
+from opi_spdk_bridge.spdk.steps import Diagnosis, Step, carry_out
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
+
+TRANSPORT_METHODS = ("nvmf_get_transports", "nvmf_create_transport")
+"""What `make_transport` asks of the target."""
 
 _CAME, _WENT = "bdev_register", ("bdev_unregister", "bdev_resize")
 _NOTIFICATIONS = 512  # at a time: an answer of about 40 KB
@@ -71,17 +74,13 @@ class Target:
     def snapshot(self) -> SweepView:
         return SweepView(self.client, self._uuids)
 
-    def has_transport(self, trtype: str) -> bool:
-        """Whether the transport (TCP, …) is known to exist on the connected target."""
-        return trtype in self._transports
-
     async def make_transport(self, trtype: str) -> None:
-        """Makes the transport unless it exists; one at a time, since two made together would both stay for good.
+        """Makes the transport (TCP, …) unless it exists; asks nothing where the connected target is known to have it.
 
-        Raises SpdkError where the target cannot.
+        One at a time, since two made together would both stay for good. Raises SpdkError where the target cannot.
         """
         async with self._making_transport:
-            if self.has_transport(trtype):
+            if trtype in self._transports:
                 return
             found = await self.client.call(methods.nvmf_get_transports())
             if all(transport.trtype.upper() != trtype for transport in found):
@@ -135,6 +134,8 @@ class Target:
             if len(events) < _NOTIFICATIONS:
                 return changed if complete and not first else None
 
-    async def carry_out(self, steps: Sequence[Step], *, together: bool = True) -> dict[str, Any]:
+    async def carry_out(
+        self, steps: Sequence[Step], *, together: bool = True, diagnose: Diagnosis | None = None
+    ) -> dict[str, Any]:
         """See `steps.carry_out`."""
-        return await carry_out(self.client, steps, together=together)
+        return await carry_out(self.client, steps, together=together, diagnose=diagnose)

@@ -28,6 +28,7 @@ from opi_spdk_bridge.pb.storage import (
     middleend_encryption_pb2,
     middleend_qos_volume_pb2,
 )
+from tests.support.patience import PATIENCE_S
 from tests.support.program import started
 from tests.support.target import wait_until
 
@@ -65,7 +66,7 @@ class Client:
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
 
-    def call(self, method: str, request: dict[str, Any] | None = None, timeout_s: float = 20.0) -> dict[str, Any]:
+    def call(self, method: str, request: dict[str, Any] | None = None, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """The answer; raises CallError."""
         descriptor = METHODS[method]
         message = message_factory.GetMessageClass(descriptor.input_type)()
@@ -119,7 +120,7 @@ class Bridge(Client):
             self.address = found[1].rstrip(",") if found else ""
             return bool(found)
 
-        wait_until(serves, "the bridge serves", seconds=30)
+        wait_until(serves, "the bridge serves")
         Client.__init__(self, self.address)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -127,7 +128,7 @@ class Bridge(Client):
         self.close()
         assert self._process is not None
         self._process.send_signal(number)
-        status = self._process.wait(20)
+        status = self._process.wait(PATIENCE_S)
         self._process = None
         return status
 

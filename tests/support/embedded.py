@@ -10,6 +10,7 @@ from typing import Any
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.bridge import Bridge, bridge
+from tests.support.patience import PATIENCE_S
 from tests.support.target import wait_until
 
 
@@ -21,7 +22,7 @@ def embedded(folder: Path) -> Iterator[Bridge]:
         wanted = health_pb2.HealthCheckResponse.SERVING
 
         def serves() -> bool:
-            return bool(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == wanted)
+            return bool(stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).status == wanted)
 
-        wait_until(serves, "the embedded target is up", seconds=30)
+        wait_until(serves, "the embedded target is up")
         yield daemon

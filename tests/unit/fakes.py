@@ -55,6 +55,7 @@ class FakeTarget:
         self.objects: dict[str, object] = {}
         self.calls: list[tuple[str, str]] = []
         self.announced: set[str] | None = None
+        self.arrived: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self._failures: defaultdict[str, deque[Failure]] = defaultdict(deque)
@@ -76,7 +77,7 @@ class FakeTarget:
 
     async def changed_bdevs(self) -> BdevChanges | None:
         await asyncio.sleep(0)
-        return BdevChanges(went=set(self.announced)) if self.announced is not None else None
+        return BdevChanges(set(self.announced), set(self.arrived)) if self.announced is not None else None
 
     @property
     def changes(self) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Graph, Kind, Observation, Presence, Record
 from opi_spdk_bridge.core.volumes import Volumes
 from opi_spdk_bridge.kinds.shared.hotplug import Host
+from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import IoStat
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.target import Target
@@ -63,7 +64,7 @@ class SpdkKind(Kind[M], Generic[M, S]):
         return {}
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        """The true cause of a failed step, found by looking."""
+        """The true cause of what the target refused, found by looking; what was done before still stands."""
         return failure.undiagnosed()
 
     def shown(self, record: Record, seen: S | None) -> Facts:
@@ -78,11 +79,11 @@ class SpdkKind(Kind[M], Generic[M, S]):
 
     async def realize(self, record: Record) -> Facts:
         try:
-            return await self.target.carry_out(self.steps(record, None), together=self.together(record))
+            return await self._carry_out(record, self.steps(record, None), together=self.together(record))
         except StepFailed as failure:
             if await self.look(record, self.target.view()) is not None:  # ours is undone: this was there before
                 raise self.foreign(record) from failure
-            raise await self.diagnose(record, failure) from failure
+            raise failure.cause from failure
 
     async def repair(self, record: Record, view: Any) -> Facts:
         seen = await self.look(record, view)
@@ -102,10 +103,10 @@ class SpdkKind(Kind[M], Generic[M, S]):
             if seen is not None and present:
                 record = replace(record, assigned={**record.assigned, **self.recognise(record, seen)})
         try:
-            await self.target.carry_out(self.removal(record, present), together=False)
+            await self._carry_out(record, self.removal(record, present))
         except StepFailed as failure:
             if await self.look(record, self.target.view()) is not None:
-                raise await self.diagnose(record, failure) from failure
+                raise failure.cause from failure
             await self._try(record, self.removal(record, present=False))
 
     async def observe(self, record: Record, view: Any) -> Observation:
@@ -125,9 +126,16 @@ class SpdkKind(Kind[M], Generic[M, S]):
 
     async def _try(self, record: Record, steps: Sequence[Step]) -> Facts:
         try:
-            return await self.target.carry_out(steps, together=False)
+            return await self._carry_out(record, steps)
         except StepFailed as failure:
-            raise await self.diagnose(record, failure) from failure
+            raise failure.cause from failure
+
+    async def _carry_out(self, record: Record, steps: Sequence[Step], *, together: bool = False) -> Facts:
+        async def diagnose(failure: StepFailed) -> errors.BridgeError:
+            refused = isinstance(failure.error, SpdkError)  # else it is the bridge's own, which says its cause itself
+            return await self.diagnose(record, failure) if refused else failure.undiagnosed()
+
+        return await self.target.carry_out(steps, together=together, diagnose=diagnose)
 
     # What several kinds need
 

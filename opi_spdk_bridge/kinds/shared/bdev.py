@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
 from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
-from opi_spdk_bridge.core.kind import Counters, Record, Reservation, Volume
+from opi_spdk_bridge.core.kind import Counters, Phase, Record, Reservation, Volume
 from opi_spdk_bridge.core.volumes import bdev_reservations
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.base import SpdkKind
+from opi_spdk_bridge.kinds.shared.claims import why_not_removable
+from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
 from opi_spdk_bridge.spdk.steps import StepFailed
@@ -46,7 +51,7 @@ class BdevKind(SpdkKind[M, Bdev]):
         return str(record.desired.uuid or record.assigned["uuid"])
 
     async def look(self, record: Record, view: View) -> Bdev | None:
-        return await view.bdev(record.id)
+        return await view.bdev(record.object_name)
 
     def ours(self, record: Record, seen: Bdev) -> bool:
         states = (record, record.previous) if record.previous is not None else (record,)
@@ -59,8 +64,32 @@ class BdevKind(SpdkKind[M, Bdev]):
         return await self.bdev_counters(record.id)
 
     def foreign(self, record: Record) -> errors.BridgeError:
+        if any(holder.phase is Phase.DELETED for holder in self.graph.holders(f"bdev:{record.id}")):
+            text = f"the bdev {record.id} of a resource that was deleted is still being taken down: try again"
+            return errors.Aborted(text, resource=record.name)
         text = f"the target already has a bdev named {record.id} that this bridge did not make"
         return errors.AlreadyExists(text, resource=record.name)
+
+    async def unused(self, record: Record) -> Bdev | None:
+        """What stands in the record's place; raises FailedPrecondition where something has the record's bdev open."""
+        view = self.target.view()
+        seen, devices = await asyncio.gather(view.bdev(record.object_name), view.vhosts())
+        if seen is not None and self.ours(record, seen):
+            blocked = why_not_removable(self.graph, [seen], devices)
+            if blocked is not None:
+                raise blocked
+        return seen
+
+    def delete(self, record: Record, call: Call[bool]) -> Callable[[], Awaitable[Any]]:
+        """The work of a step that deletes the bdev: refused while something has it open, and for another's bdev."""
+
+        async def do() -> None:
+            seen = await self.unused(record)
+            if seen is None or not self.ours(record, seen):
+                raise SpdkError(call.method, -errno.ENODEV, os.strerror(errno.ENODEV))
+            await self.target.client.call(call)
+
+        return do
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         if isinstance(failure.error, SpdkError) and failure.error.gone:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Record, Reservation
+from opi_spdk_bridge.core.kind import HIDDEN, Graph, Phase, Record, Reservation
 from opi_spdk_bridge.kinds.shared.base import SpdkKind
 from opi_spdk_bridge.kinds.shared.underlying import BDEV, another, volume_of
+from opi_spdk_bridge.spdk.model import Bdev, VhostController
 
 
 def claim_reservation(bdev: str, holder: str, field: str) -> Reservation:
@@ -37,11 +39,33 @@ async def why_not_claimable(kind: SpdkKind[Any, Any], record: Record, field: str
     absent = await why_absent(kind, record, field)
     if absent is not None:
         return absent
-    bdev = record.private[BDEV]
-    found = await kind.target.view().bdev(bdev)
-    if found is not None and found.claimed:
-        others = [holder.name for holder in kind.graph.holders(f"claim:{bdev}") if holder.name != record.name]
-        by = ", ".join(others) or "something on the target that this bridge did not make"
-        text = f"bdev {bdev} is in use ({found.claim_type or 'claimed'}) by {by}"
-        return errors.FailedPrecondition(text, field=field, resource=bdev)
+    found = await kind.target.view().bdev(record.private[BDEV])
+    return _claimed(kind.graph, found, record.name, field) if found is not None and found.claimed else None
+
+
+def why_not_removable(
+    graph: Graph, bdevs: Iterable[Bdev], devices: Iterable[VhostController]
+) -> errors.BridgeError | None:
+    """Why the bdevs must stay: something has one of them open and would lose it; None if nothing has.
+
+    `devices` are the target's vhost controllers, which open a bdev without claiming it.
+    """
+    for bdev in bdevs:
+        if bdev.claimed:
+            return _claimed(graph, bdev, "", "")
+        users = [device.ctrlr for device in devices if bdev.name in device.bdevs]
+        if users:
+            text = f"bdev {bdev.name} is in use by the vhost device {', '.join(users[:5])}"
+            return errors.FailedPrecondition(text, resource=bdev.name)
     return None
+
+
+def _claimed(graph: Graph, bdev: Bdev, claimant: str, field: str) -> errors.BridgeError:
+    """The error for what a claimed bdev is refused to, in the name of `claimant`."""
+    others = [holder for holder in graph.holders(f"claim:{bdev.name}") if holder.name != claimant]
+    names = [holder.name.partition(HIDDEN)[0] for holder in others]
+    by = ", ".join(names) or "something on the target that this bridge did not make"
+    text = f"bdev {bdev.name} is in use ({bdev.claim_type or 'claimed'}) by {by}"
+    if others and all(holder.phase in (Phase.DELETING, Phase.DELETED) for holder in others):
+        return errors.Aborted(f"{text}, which is being deleted: try again", field=field, resource=bdev.name)
+    return errors.FailedPrecondition(text, field=field, resource=bdev.name)

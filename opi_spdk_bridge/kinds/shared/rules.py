@@ -16,7 +16,7 @@ _NQN_DATE = re.compile(rf"nqn\.[0-9]{{4}}-(?:0[1-9]|1[0-2])\.{_LABEL}(?:\.{_LABE
 _NQN_UUID = re.compile(r"nqn\.2014-08\.org\.nvmexpress:uuid:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _UUID_PREFIX = "nqn.2014-08.org.nvmexpress:uuid:"
 _DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
-_PSK = re.compile(rb"NVMeTLSkey-1:(00|01|02):([A-Za-z0-9+/=]+):\n?")
+_PSK = re.compile(rb"NVMeTLSkey-1:(00|01|02):([A-Za-z0-9+/=]+):")
 _PSK_BYTES = {b"00": (32, 48), b"01": (32,), b"02": (48,)}
 
 
@@ -84,12 +84,25 @@ def psk(value: bytes, field: str) -> None:
         raise errors.InvalidArgument(f"{field} {wrong}", field=field)
 
 
+def port(value: str, field: str) -> str:
+    """The canonical spelling of a port written in decimal digits, which leading zeros do not change."""
+    found = re.fullmatch(r"0*([1-9][0-9]{0,4})", value)
+    if found is None or int(found[1]) > 65535:
+        raise errors.InvalidArgument(f"{field} {value[:80]!r} is not a port, 1 to 65535", field=field)
+    return found[1]
+
+
 def address(value: str, version: int, field: str) -> str:
-    """The canonical spelling of an IP address of that version (4 or 6)."""
+    """The canonical spelling of an IP address of that version (4 or 6).
+
+    A zone (fe80::1%eth0) is refused: SPDK listens there, and then takes it for no address that it knows.
+    """
     try:
         parsed = ipaddress.ip_address(value)
     except ValueError:
         raise errors.InvalidArgument(f"{field} {value[:80]!r} is not an IPv{version} address", field=field) from None
+    if "%" in value:
+        raise errors.InvalidArgument(f"{field} {value[:80]} has a zone, which the target does not know", field=field)
     if parsed.version != version:
         raise errors.InvalidArgument(f"{field} {value} is not an IPv{version} address as adrfam says", field=field)
     return str(parsed)
