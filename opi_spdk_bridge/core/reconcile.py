@@ -187,7 +187,7 @@ class Reconciler:
             await self._each([record for record in group if record.name in noticed], drifting)
 
     async def _notice(self) -> None:
-        """Looks at what stands on bdevs that the target says have gone, and at what waited for one that came."""
+        """Looks at what stands on bdevs that the target says have gone, and at what was owed and has come back."""
         try:
             changed = await self._target.changed_bdevs()
         except errors.BridgeError:
@@ -198,19 +198,16 @@ class Reconciler:
         if changed is None:
             self._verified.clear()
             return
-        for record in self._holders(changed):
-            if record.phase is Phase.READY and not self._engine.at_work_on(record.name):
-                self._noticed.add(record.name)
-                self.look_at(record.name)
-        for record in self._holders(self._target.arrived_bdevs()):
-            if record.phase is Phase.DELETED:
-                self.look_at(record.name)
-
-    def _holders(self, bdevs: Iterable[str]) -> Iterator[Record]:
-        """The records whose bdev is one of these, or that stand on one."""
-        for bdev in bdevs:
+        for bdev in changed:
             for key in (f"bdev:{bdev}", f"claim:{bdev}"):
-                yield from self._catalog.holders(key)
+                for record in self._catalog.holders(key):
+                    if record.phase is Phase.READY and not self._engine.at_work_on(record.name):
+                        self._noticed.add(record.name)
+                        self.look_at(record.name)
+        for bdev in self._target.arrived_bdevs():
+            for record in self._catalog.holders(f"bdev:{bdev}"):
+                if record.phase is Phase.DELETED:
+                    self.look_at(record.name)
 
     async def _each(self, records: Sequence[Record], sweep: _Sweep) -> None:
         """Looks at the records, several at a time; goes on without those that nothing comes of for a while."""

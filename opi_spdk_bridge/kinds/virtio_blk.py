@@ -129,5 +129,4 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         return Function(record.desired.pcie_id.physical_function.value, record.id, False, socket)
 
     def _create(self, record: Record) -> Step:
-        create = methods.vhost_create_blk_controller(record.id, record.private[_BDEV])
-        return Step(f"vhost device {record.id} is missing", create, methods.vhost_delete_controller(record.id))
+        return self.creation(record, methods.vhost_create_blk_controller(record.id, record.private[_BDEV]))

@@ -12,6 +12,7 @@ from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.steps import Diagnosis, Step, carry_out
+from opi_spdk_bridge.spdk.vhost_folder import VhostFolder
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
 
 _CHANGES = ("bdev_unregister", "bdev_resize")
@@ -28,6 +29,7 @@ class Target:
         self._transports: set[str] = set()
         self._making_transport = asyncio.Lock()
         self._live = LiveView(client)
+        self.vhost_folder = VhostFolder(client, self._live)
         self._taken_nqns: set[str] | None = None
         self._next_notification: int | None = None
         self._arrived: set[str] = set()
