@@ -188,7 +188,7 @@ class Reconciler:
             await self._each([record for record in group if record.name in noticed], drifting)
 
     async def _notice(self) -> None:
-        """Looks at what stands on bdevs that the target says have gone, and at what waited for one that came."""
+        """Looks at what stands on bdevs that the target says have gone, and at what was owed and has come back."""
         try:
             changed = await self._target.changed_bdevs()
         except errors.BridgeError:

@@ -51,7 +51,7 @@ from opi_spdk_bridge.telemetry.observer import Observer, Observers
 
 log = logging.getLogger(__name__)
 
-_EMULATOR_START_S = 20.0
+_EMULATOR_START_S = 120.0
 _FEW = 4000  # records whose subsystems fit an answer of about 1 MB
 _TARGET = "target"  # the setting in the store: the address of the target that the state is for
 

@@ -1,6 +1,6 @@
 """The two kinds of vhost-user controllers: virtio-blk on a bdev, virtio-scsi with up to eight targets."""
 
-import contextlib
+import os
 import socket
 import stat
 from collections.abc import Iterator
@@ -31,23 +31,33 @@ class Controller:
     iops_threshold: int = IOPS_THRESHOLD_DEFAULT
 
     def start(self) -> None:
-        """Creates the socket; one left over by another process gives way. Raises OSError EIO."""
+        """Creates the socket, at a path cut off where it is too long. Whatever socket is there gives way.
+
+        Raises OSError EIO.
+        """
         if self.listener is not None:
             return
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(self.path.stat().st_mode):
-                raise errno_error(EIO)
-            self.path.unlink()
+        self._make_way()
         listener = socket.socket(socket.AF_UNIX)
         try:
-            if len(str(self.path)) > SOCKET_PATH_MAX:
-                raise errno_error(EIO)
-            listener.bind(str(self.path))
+            listener.bind(os.fsencode(self.path)[:SOCKET_PATH_MAX])
             listener.listen()
         except OSError:
             listener.close()
             raise errno_error(EIO) from None
         self.listener = listener
+
+    def _make_way(self) -> None:
+        try:
+            mode = self.path.stat().st_mode
+        except OSError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise errno_error(EIO)
+        try:
+            self.path.unlink()
+        except OSError:
+            raise errno_error(EIO) from None
 
     def stop(self) -> None:
         if self.listener is not None:

@@ -17,7 +17,7 @@ from opi_spdk_bridge.spdk import identify, methods
 from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.steps import Step
+from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.spdk.view import LiveView, View
 
@@ -117,6 +117,9 @@ class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, keys.Seen]):
         if old.private == new.private:
             return []
         return [*keys.add(new, self.target, new.desired.tcp.psk), *keys.remove(old, self.target)]
+
+    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
+        return keys.why_not_taken(record, self.target, failure.error, "tcp.psk") or failure.undiagnosed()
 
     async def measure(self, record: Record) -> Counters:
         found = await bdevs_of(record.id, self.target.view())

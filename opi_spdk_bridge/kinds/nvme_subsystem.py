@@ -12,7 +12,13 @@ from typing import ClassVar
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
 from opi_spdk_bridge.kinds.shared import keys, rules
-from opi_spdk_bridge.kinds.shared.addresses import address_reservation, is_pcie, listen_address, same_address
+from opi_spdk_bridge.kinds.shared.addresses import (
+    address_reservation,
+    is_pcie,
+    listen_address,
+    same_address,
+    why_not_listening,
+)
 from opi_spdk_bridge.kinds.shared.base import SpdkKind
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeSubsystem, NvmeSubsystemSpec
 from opi_spdk_bridge.spdk import methods
@@ -220,7 +226,19 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
             return self._lost(record)
         if error.method == "nvmf_subsystem_add_host":
             return self._why_no_host(record, subsystem, error)
+        if error.method == "nvmf_subsystem_add_listener" and subsystem is not None:
+            return self._why_no_listener(record, subsystem, failure.step, error) or failure.undiagnosed()
         return failure.undiagnosed()
+
+    def _why_no_listener(
+        self, record: Record, subsystem: Subsystem, step: Step, error: SpdkError
+    ) -> errors.BridgeError | None:
+        """For the controller, of those whose listeners are made anew, whose address the target refused."""
+        for child in self._listeners(record):
+            if self._add_listener(record, child, bool(record.desired.spec.psk)).do == step.do:
+                cause = why_not_listening(error, listen_address(child, self.target.shared), subsystem)
+                return cause and type(cause)(f"{child.name}: {cause.message}", field="spec.psk", resource=child.name)
+        return None
 
     def _why_not_made(self, record: Record, subsystem: Subsystem | None, failure: StepFailed) -> errors.BridgeError:
         spec: NvmeSubsystemSpec = record.desired.spec

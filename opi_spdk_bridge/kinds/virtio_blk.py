@@ -131,4 +131,4 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
 
     def _create(self, record: Record) -> Step:
         create = methods.vhost_create_blk_controller(record.id, handle(volume_of(record)))
-        return Step(f"vhost device {record.id} is missing", create, methods.vhost_delete_controller(record.id))
+        return self.creation(record, create)

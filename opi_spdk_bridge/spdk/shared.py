@@ -96,12 +96,20 @@ class SharedFolder:
             return False
 
     async def remove_key(self, name: str) -> None:
-        """Removes a key file; absent is success."""
-        await asyncio.to_thread(self._key(name).unlink, missing_ok=True)
+        """Removes a key file; absent is success. Raises FailedPrecondition where the folder does not let it."""
+        path = self._key(name)
+        try:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        except OSError as problem:
+            raise errors.FailedPrecondition(f"the key file {path} cannot be removed: {problem.strerror}") from problem
 
     async def make_socket_folder(self, name: str) -> None:
-        """Makes the folder in which the target puts a vfio-user socket."""
-        await asyncio.to_thread(self._socket_folder(name).mkdir, mode=0o700, parents=True, exist_ok=True)
+        """Makes the folder in which the target puts a vfio-user socket; raises FailedPrecondition where it cannot."""
+        path = self._socket_folder(name)
+        try:
+            await asyncio.to_thread(path.mkdir, mode=0o700, parents=True, exist_ok=True)
+        except OSError as problem:
+            raise errors.FailedPrecondition(f"the folder {path} cannot be made: {problem.strerror}") from problem
 
     async def remove_socket_folder(self, name: str) -> None:
         """Removes such a folder with what the target left in it; absent is success."""

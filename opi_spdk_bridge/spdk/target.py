@@ -13,6 +13,7 @@ from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.steps import Diagnosis, Step, carry_out
+from opi_spdk_bridge.spdk.vhost_folder import VhostFolder
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
 
 TRANSPORT_METHODS = ("nvmf_get_transports", "nvmf_create_transport")
@@ -41,6 +42,7 @@ class Target:
         self._uuids: dict[str, str] = {}
         """By name: the UUIDs of bdevs of which the target has not told since that they went."""
         self._live = LiveView(client, self._uuids)
+        self.vhost_folder = VhostFolder(client, self._live)
         self._taken_nqns: set[str] | None = None
         self._next_notification: int | None = None
         client.on_connected.append(self._forget_knowledge)

@@ -6,8 +6,9 @@ after the bridge's. All that changes between two attempts is the namespace's NSI
 
 from __future__ import annotations
 
+import contextlib
 import random
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -221,10 +222,8 @@ def test_a_create_that_timed_out_is_repeated_with_the_same_id(
     if not isinstance(paced, Emulator):
         pytest.skip("needs a target that can be slowed down: an emulated one")
     for method, request in node.stage_nvme():
-        if method in _SLOWED:
-            time_out(csi, paced, (method, request), _SLOWED[method], when)
-        csi.call(method, request)
-    time.sleep(DELAY_S)  # what was slow arrives late, and changes nothing
+        with timed_out(csi, paced, (method, request), _SLOWED.get(method), when):
+            csi.call(method, request)
     run(csi, node.stage_nvme())
     assert_staged(paced, array)
     run(csi, node.unstage_nvme())
@@ -237,18 +236,34 @@ def test_a_delete_that_timed_out_is_repeated(csi: Bridge, paced: Target, node: N
     run(csi, node.stage_nvme())
     slowed = {"DeleteNvmeNamespace": "nvmf_subsystem_remove_ns", "DeleteNvmePath": "bdev_nvme_detach_controller"}
     for method, request in node.unstage_nvme():
-        if method in slowed:
-            time_out(csi, paced, (method, request), slowed[method], when)
-        csi.call(method, request)
-    time.sleep(DELAY_S)
+        with timed_out(csi, paced, (method, request), slowed.get(method), when):
+            csi.call(method, request)
 
 
-def time_out(client: Client, target: Target, call: Call, slowed: str, when: str) -> None:
-    """Makes the call time out: the target is slow to begin (before) or to answer (after)."""
-    fault = {"action": "delay", "method": slowed, "when": when, "delay_ms": int(1000 * DELAY_S), "count": 1}
-    target.rpc("emulator_inject_fault", **fault)
+@contextlib.contextmanager
+def timed_out(client: Client, target: Target, call: Call, slowed: str | None, when: str) -> Iterator[None]:
+    """Has timed out while the target was slow to begin (before) or to answer (after); it goes on a while later.
+
+    What was slow arrives late, during what is done here, and changes nothing.
+    """
+    if slowed is None:
+        yield
+        return
+    wait_until(lambda: _times_out(client, target, call, slowed, when), "the target has the call")
+    late = threading.Timer(DELAY_S, target.rpc, ["emulator_clear_faults"])
+    late.start()
+    yield
+    late.join()
+
+
+def _times_out(client: Client, target: Target, call: Call, slowed: str, when: str) -> bool:
+    """Whether the target had been asked when the deadline passed; where not, nothing of it has been done."""
+    target.rpc("emulator_clear_faults")
+    target.rpc("emulator_call_counts", reset=True)
+    target.rpc("emulator_inject_fault", action="hold", method=slowed, when=when, count=1)
     with pytest.raises(CallError, match="DEADLINE_EXCEEDED"):
-        client.call(*call, timeout_s=0.1)
+        client.call(*call, timeout_s=0.2)
+    return slowed in target.rpc("emulator_call_counts")["calls"]
 
 
 def test_the_target_restarts_between_staging_and_the_next_attempt(
@@ -264,7 +279,7 @@ def test_the_target_restarts_between_staging_and_the_next_attempt(
         subsystem = paced.subsystem(NQN)
         return subsystem is not None and bool(subsystem["namespaces"]) and bool(subsystem["listen_addresses"])
 
-    wait_until(restored, "the bridge has staged the volume on the new target", seconds=20)
+    wait_until(restored, "the bridge has staged the volume on the new target")
     run(csi, node.stage_nvme())
     assert_staged(paced, array)
     run(csi, node.unstage_nvme())

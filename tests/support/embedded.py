@@ -15,9 +15,9 @@ from tests.support.target import wait_until
 
 
 @contextlib.contextmanager
-def embedded(folder: Path) -> Iterator[Bridge]:
+def embedded(folder: Path, **flags: Any) -> Iterator[Bridge]:
     """A started bridge whose emulated target is up."""
-    with bridge(folder) as daemon:
+    with bridge(folder, **flags) as daemon:
         stub: Any = health_pb2_grpc.HealthStub(daemon.channel)
         wanted = health_pb2.HealthCheckResponse.SERVING
 

@@ -106,9 +106,11 @@ def reference(record: Record, target: Target) -> str | None:
     return name if name is None or target.release.keyring else target.shared.target_key_path(name)
 
 
-def why_not_taken(record: Record, target: Target, error: SpdkError, field: str) -> errors.BridgeError | None:
-    """The cause where the target's keyring refused the record's key; None for other calls."""
-    if error.method != "keyring_file_add_key":
+def why_not_taken(
+    record: Record, target: Target, error: SpdkError | errors.BridgeError, field: str
+) -> errors.BridgeError | None:
+    """The cause where the target's keyring refused the record's key; None for anything else."""
+    if not isinstance(error, SpdkError) or error.method != "keyring_file_add_key":
         return None
     path = target.shared.target_key_path(record.private[NAME])
     if error.is_errno(errno.ENOENT, errno.ENOTDIR):

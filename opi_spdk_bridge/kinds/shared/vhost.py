@@ -11,6 +11,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Reservation
 from opi_spdk_bridge.kinds.shared.base import SpdkKind
 from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import VhostController
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
@@ -33,6 +34,15 @@ class VhostKind(SpdkKind[M, VhostController]):
 
     async def look(self, record: Record, view: View) -> VhostController | None:
         return await view.vhost(record.id)
+
+    def creation(self, record: Record, create: Call[bool]) -> Step:
+        """Makes the controller and its socket; refused where that would take the place of another's file."""
+
+        async def do() -> None:
+            await self.target.vhost_folder.require_free(record.id)
+            await self.target.client.call(create)
+
+        return Step(f"vhost device {record.id} is missing", do, methods.vhost_delete_controller(record.id))
 
     def deletion(self, record: Record) -> Step:
         """Removes the controller; its socket goes too."""
