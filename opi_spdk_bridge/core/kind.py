@@ -66,7 +66,9 @@ class Taken(errors.Aborted):
     `values` are not to be chosen in this request any more.
     """
 
-    values: Collection[Any] = ()
+    def __init__(self, message: str, *, values: Collection[Any] = (), **details: str) -> None:
+        super().__init__(message, **details)
+        self.values = values
 
 
 class Kind(ABC, Generic[M, P]):
@@ -120,6 +122,10 @@ class Kind(ABC, Generic[M, P]):
     def volume(self, record: Record[M, P]) -> Volume | None:
         """The volume that this resource is to others, for kinds that are volumes."""
         return None
+
+    def nqn(self, record: Record[M, P]) -> str:
+        """The NVMe subsystem through which hosts see it; "" for other kinds."""
+        return ""
 
 
 AnyKind = Kind[Any, Any]

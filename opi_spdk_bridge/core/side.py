@@ -101,6 +101,14 @@ class Side(ABC, Generic[M, P]):
         """What to show right after a successful change, before anybody looked."""
         return {}
 
+    def bdev(self, record: Record[M, P]) -> str:
+        """The bdev whose I/O is the resource's: its own, or the one that it stands on; "" for kinds without one."""
+        return ""
+
+    async def connection_state(self, record: Record[M, P], view: Any) -> str | None:
+        """The state of a connection elsewhere, in the target's word; None for kinds that are none."""
+        return None
+
     async def volume_behind(self, record: Record[M, P], reference: str) -> Volume | None:
         """The volume behind this resource that a client means: by a name below the record's, or by a UUID that the
         target does not know. Such kinds reserve `VOLUMES_BEHIND`. None where there is none."""

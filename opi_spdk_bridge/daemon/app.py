@@ -36,16 +36,15 @@ from opi_spdk_bridge.daemon import embedded, guest, inventory, listening
 from opi_spdk_bridge.daemon import systemd as notify
 from opi_spdk_bridge.daemon.resources import resources, services
 from opi_spdk_bridge.daemon.settings import Settings, default_state, state_folder
-from opi_spdk_bridge.kinds.nvme_remote_controller import NvmeRemoteControllerKind
-from opi_spdk_bridge.kinds.remote_namespaces import RemoteNamespaces
-from opi_spdk_bridge.kinds.shared.hotplug import Host
-from opi_spdk_bridge.kinds.statistics import Statistics
+from opi_spdk_bridge.daemon.statistics import Statistics
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.store.base import Store
 from opi_spdk_bridge.store.open import open_store, sqlite_path
+from opi_spdk_bridge.targets.spdk.hotplug import Host
+from opi_spdk_bridge.targets.spdk.remote_namespaces import RemoteNamespaces
 from opi_spdk_bridge.telemetry import traces
 from opi_spdk_bridge.telemetry.observer import Observer, Observers
 
@@ -216,10 +215,7 @@ async def _core(
 def _servers(settings: Settings, core: _Core) -> tuple[GrpcServer, HttpServer]:
     """The northern side: the contract's methods over gRPC and HTTP, and what HTTP serves besides."""
     grpc_listeners, http_listeners, tls = listening.listeners(settings)
-    remote_controllers = next(
-        kind for kind in core.registry.kinds.values() if isinstance(kind, NvmeRemoteControllerKind)
-    )
-    remote = RemoteNamespaces(core.target, core.catalog, remote_controllers)
+    remote = RemoteNamespaces(core.target, core.catalog)
     others = extras(remote, lambda: asyncio.to_thread(inventory.read))
     methods = bind(services(), core.engine, core.registry, others)
     checks = _checks(core)

@@ -7,7 +7,7 @@ import logging
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.daemon.settings import Settings
-from opi_spdk_bridge.kinds.shared.hotplug import Host, QemuHost
+from opi_spdk_bridge.targets.spdk.hotplug import Host, QemuHost
 
 log = logging.getLogger(__name__)
 

@@ -20,60 +20,53 @@ from opi_spdk_bridge.kinds.nvme_path import NvmePathKind
 from opi_spdk_bridge.kinds.nvme_remote_controller import NvmeRemoteControllerKind
 from opi_spdk_bridge.kinds.nvme_subsystem import NvmeSubsystemKind
 from opi_spdk_bridge.kinds.qos_volume import QosVolumeKind
-from opi_spdk_bridge.kinds.shared.hotplug import Host
+from opi_spdk_bridge.kinds.shared.base import ContractKind
 from opi_spdk_bridge.kinds.virtio_blk import VirtioBlkKind
 from opi_spdk_bridge.kinds.virtio_scsi import VirtioScsiControllerKind, VirtioScsiLunKind, VirtioScsiTargetKind
 from opi_spdk_bridge.pb.inventory import inventory_pb2
-from opi_spdk_bridge.pb.storage import (
-    backend_aio_pb2,
-    backend_malloc_pb2,
-    backend_null_pb2,
-    backend_nvme_pb2,
-    frontend_nvme_pb2,
-    frontend_virtio_blk_pb2,
-    frontend_virtio_scsi_pb2,
-    middleend_encryption_pb2,
-    middleend_qos_volume_pb2,
-)
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.target import Target
 from opi_spdk_bridge.store.base import Store
 from opi_spdk_bridge.store.memory import MemoryStore
+from opi_spdk_bridge.targets.spdk.aio_volume import AioVolumeSide
+from opi_spdk_bridge.targets.spdk.base import SpdkSide
+from opi_spdk_bridge.targets.spdk.encrypted_volume import EncryptedVolumeSide
+from opi_spdk_bridge.targets.spdk.hotplug import Host
+from opi_spdk_bridge.targets.spdk.malloc_volume import MallocVolumeSide
+from opi_spdk_bridge.targets.spdk.null_volume import NullVolumeSide
+from opi_spdk_bridge.targets.spdk.nvme_controller import NvmeControllerSide
+from opi_spdk_bridge.targets.spdk.nvme_namespace import NvmeNamespaceSide
+from opi_spdk_bridge.targets.spdk.nvme_path import NvmePathSide
+from opi_spdk_bridge.targets.spdk.nvme_remote_controller import NvmeRemoteControllerSide
+from opi_spdk_bridge.targets.spdk.nvme_subsystem import NvmeSubsystemSide
+from opi_spdk_bridge.targets.spdk.qos_volume import QosVolumeSide
+from opi_spdk_bridge.targets.spdk.virtio_blk import VirtioBlkSide
+from opi_spdk_bridge.targets.spdk.virtio_scsi import VirtioScsiControllerSide, VirtioScsiLunSide, VirtioScsiTargetSide
 
-_FILES: tuple[Any, ...] = (
-    frontend_nvme_pb2,
-    frontend_virtio_blk_pb2,
-    frontend_virtio_scsi_pb2,
-    backend_nvme_pb2,
-    backend_aio_pb2,
-    backend_malloc_pb2,
-    backend_null_pb2,
-    middleend_encryption_pb2,
-    middleend_qos_volume_pb2,
-    inventory_pb2,
-)
-_KINDS = (  # in dependency order: a kind stands only on kinds before it
-    MallocVolumeKind,
-    NullVolumeKind,
-    AioVolumeKind,
-    NvmeRemoteControllerKind,
-    NvmePathKind,
-    EncryptedVolumeKind,
-    QosVolumeKind,
-    NvmeSubsystemKind,
-    NvmeControllerKind,
-    NvmeNamespaceKind,
-    VirtioBlkKind,
-    VirtioScsiTargetKind,
-    VirtioScsiControllerKind,
-    VirtioScsiLunKind,
+_KINDS: tuple[tuple[type[ContractKind[Any, Any]], type[SpdkSide[Any, Any, Any]]], ...] = (
+    # in dependency order: a kind stands only on kinds before it
+    (MallocVolumeKind, MallocVolumeSide),
+    (NullVolumeKind, NullVolumeSide),
+    (AioVolumeKind, AioVolumeSide),
+    (NvmeRemoteControllerKind, NvmeRemoteControllerSide),
+    (NvmePathKind, NvmePathSide),
+    (EncryptedVolumeKind, EncryptedVolumeSide),
+    (QosVolumeKind, QosVolumeSide),
+    (NvmeSubsystemKind, NvmeSubsystemSide),
+    (NvmeControllerKind, NvmeControllerSide),
+    (NvmeNamespaceKind, NvmeNamespaceSide),
+    (VirtioBlkKind, VirtioBlkSide),
+    (VirtioScsiTargetKind, VirtioScsiTargetSide),
+    (VirtioScsiControllerKind, VirtioScsiControllerSide),
+    (VirtioScsiLunKind, VirtioScsiLunSide),
 )
 
 
 def services() -> list[Any]:
     """The descriptors of the contract's services."""
-    return [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
+    files = dict.fromkeys([*(kind.message.DESCRIPTOR.file for kind, _ in _KINDS), inventory_pb2.DESCRIPTOR])
+    return [service for file in files for service in file.services_by_name.values()]
 
 
 def kinds_only() -> Registry:
@@ -89,6 +82,6 @@ def resources(
     registry = Registry()
     catalog = Catalog(registry.kinds, most_of_a_kind)
     volumes = Volumes(catalog, registry, target.view)
-    for kind in _KINDS:
-        registry.add(kind(target, catalog, volumes, host))
+    for kind, side in _KINDS:
+        registry.add(kind(catalog, volumes, host), side(target, catalog, host))
     return registry, catalog, Journal(store, registry.kinds)

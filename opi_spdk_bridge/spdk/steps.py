@@ -9,7 +9,7 @@ whoever owns the operation has to look.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,8 @@ Local = Callable[[], Awaitable[Any]]
 """Work that is not one call: a key file, a folder, a call with a second try. Raises BridgeError or SpdkError."""
 
 
-def _nothing_learnt(_result: Any) -> Mapping[str, Any]:
-    return {}
+Learn = Callable[[Any], Any]
+"""Makes of what the bridge keeps of a resource what it keeps from then on."""
 
 
 def gone(error: SpdkError) -> bool:
@@ -48,7 +48,7 @@ class Step:
     says      what is not so yet, in words ("host X may not connect"): the text of drift and of errors
     do        a call, or local work
     undo      what takes it back
-    learn     what a call's result tells that is worth keeping
+    learn     what a call's result changes in what the bridge keeps of the resource
     already   which of the target's errors mean that it was so before; such a step is not undone
     guarded   may reach the target only when the steps before it succeeded (unless the caller vouches)
     """
@@ -56,7 +56,7 @@ class Step:
     says: str
     do: Call[Any] | Local
     undo: Call[Any] | Local | None = None
-    learn: Callable[[Any], Mapping[str, Any]] = _nothing_learnt
+    learn: Callable[[Any], Learn] | None = None
     already: Callable[[SpdkError], bool] = lambda _error: False
     guarded: bool = False
 
@@ -82,20 +82,21 @@ Diagnosis = Callable[[StepFailed], Awaitable[errors.BridgeError]]
 
 async def carry_out(
     client: Client, steps: Sequence[Step], *, together: bool = True, diagnose: Diagnosis | None = None
-) -> dict[str, Any]:
-    """Runs the steps and returns what they taught.
+) -> list[Learn]:
+    """Runs the steps and returns what they taught, in their order.
 
     `together` vouches for guarded steps: they need not wait for their predecessors. Raises StepFailed, with its cause,
     after undoing, OutcomeUnknown without, and Unavailable or DeadlineExceeded when nothing was sent.
     """
-    learnt: dict[str, Any] = {}
+    learnt: list[Learn] = []
     done: list[Step] = []
     for group in _groups(steps, together):
         outcomes = await _run(client, group)
         for step, outcome in zip(group, outcomes, strict=True):
             if not isinstance(outcome, BaseException):
-                learnt.update(step.learn(outcome))
                 done.append(step)
+                if step.learn is not None:
+                    learnt.append(step.learn(outcome))
         unknown = [outcome for outcome in outcomes if isinstance(outcome, errors.OutcomeUnknown)]
         if unknown:
             raise unknown[0]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
-from opi_spdk_bridge.spdk.steps import Diagnosis, Step, carry_out
+from opi_spdk_bridge.spdk.steps import Diagnosis, Learn, Step, carry_out
 from opi_spdk_bridge.spdk.vhost_folder import VhostFolder
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
 
@@ -138,6 +137,6 @@ class Target:
 
     async def carry_out(
         self, steps: Sequence[Step], *, together: bool = True, diagnose: Diagnosis | None = None
-    ) -> dict[str, Any]:
+    ) -> list[Learn]:
         """See `steps.carry_out`."""
         return await carry_out(self.client, steps, together=together, diagnose=diagnose)

@@ -1,15 +1,9 @@
-"""Who may stand on a bdev: namespaces and crypto vbdevs take it for themselves alone, vhost devices share it."""
+"""Who may stand on a volume: namespaces and encrypted volumes take it for themselves alone, virtio devices share it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import HIDDEN, Graph, Phase, Record, Reservation
-from opi_spdk_bridge.kinds.shared.base import SpdkKind
-from opi_spdk_bridge.kinds.shared.underlying import BDEV, another, volume_of
-from opi_spdk_bridge.spdk.model import Bdev, VhostController
+from opi_spdk_bridge.core.kind import Reservation
 
 
 def claim_reservation(bdev: str, holder: str, field: str) -> Reservation:
@@ -20,52 +14,3 @@ def claim_reservation(bdev: str, holder: str, field: str) -> Reservation:
 def shared_claim_reservation(bdev: str, users: str, field: str) -> Reservation:
     """The use of a bdev by one of several holders of the same sort (`users`), to the exclusion of all others."""
     return Reservation(f"claim:{bdev}", f"the volume (bdev {bdev})", users, errors.FailedPrecondition, field)
-
-
-async def why_absent(kind: SpdkKind[Any, Any], record: Record, field: str) -> errors.BridgeError | None:
-    """Why the record's volume is not on the target: it is gone, or another has its name; None if it is there."""
-    volume = volume_of(record)
-    found = await kind.target.view().bdev(volume.bdev)
-    if found is not None:
-        return another(volume, found, field) if volume.identity not in ("", found.uuid) else None
-    if any(True for _ in kind.graph.holders(f"bdev:{volume.bdev}")):
-        text = f"bdev {volume.bdev} is not on the target just now: the bridge will restore it, try again then"
-        return errors.Aborted(text, field=field, resource=volume.bdev)
-    return errors.FailedPrecondition(f"bdev {volume.bdev} is not on the target", field=field, resource=volume.bdev)
-
-
-async def why_not_claimable(kind: SpdkKind[Any, Any], record: Record, field: str) -> errors.BridgeError | None:
-    """Why the target would not take the volume: as `why_absent`, or something else has it; None if neither."""
-    absent = await why_absent(kind, record, field)
-    if absent is not None:
-        return absent
-    found = await kind.target.view().bdev(record.private[BDEV])
-    return _claimed(kind.graph, found, record.name, field) if found is not None and found.claimed else None
-
-
-def why_not_removable(
-    graph: Graph, bdevs: Iterable[Bdev], devices: Iterable[VhostController]
-) -> errors.BridgeError | None:
-    """Why the bdevs must stay: something has one of them open and would lose it; None if nothing has.
-
-    `devices` are the target's vhost controllers, which open a bdev without claiming it.
-    """
-    for bdev in bdevs:
-        if bdev.claimed:
-            return _claimed(graph, bdev, "", "")
-        users = [device.ctrlr for device in devices if bdev.name in device.bdevs]
-        if users:
-            text = f"bdev {bdev.name} is in use by the vhost device {', '.join(users[:5])}"
-            return errors.FailedPrecondition(text, resource=bdev.name)
-    return None
-
-
-def _claimed(graph: Graph, bdev: Bdev, claimant: str, field: str) -> errors.BridgeError:
-    """The error for what a claimed bdev is refused to, in the name of `claimant`."""
-    others = [holder for holder in graph.holders(f"claim:{bdev.name}") if holder.name != claimant]
-    names = [holder.name.partition(HIDDEN)[0] for holder in others]
-    by = ", ".join(names) or "something on the target that this bridge did not make"
-    text = f"bdev {bdev.name} is in use ({bdev.claim_type or 'claimed'}) by {by}"
-    if others and all(holder.phase in (Phase.DELETING, Phase.DELETED) for holder in others):
-        return errors.Aborted(f"{text}, which is being deleted: try again", field=field, resource=bdev.name)
-    return errors.FailedPrecondition(text, field=field, resource=bdev.name)

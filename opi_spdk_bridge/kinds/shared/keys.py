@@ -1,20 +1,27 @@
-"""TLS keys on the target: a file in the shared folder, and its name in the keyring, chosen before the first call."""
+"""TLS keys of hosts: a name for each in the target's keyring, chosen before the first call."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
+import uuid
 from dataclasses import dataclass
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Record
-from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.errors import SpdkError
-from opi_spdk_bridge.spdk.steps import Step, exists, gone
-from opi_spdk_bridge.spdk.target import Target
-from opi_spdk_bridge.spdk.view import View
+from opi_spdk_bridge.core.record import Own
 
-NAME = "psk_key"  # in Record.private: the name of the key in the target's keyring and of its file
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyed(Own):
+    """Of a resource that may have a key."""
+
+    psk_key: str = ""
+    """The name of the key in the target's keyring and of its file; "" without a key."""
+
+
+def key_name(psk: bytes, before: Keyed | None, psk_before: bytes) -> str:
+    """The name for a key; the one before it where it is the same key."""
+    if not psk:
+        return ""
+    return before.psk_key if before is not None and psk == psk_before else f"opi-{uuid.uuid4().hex}"
 
 
 def stripped(psk: bytes, field: str) -> bytes:
@@ -25,99 +32,3 @@ def stripped(psk: bytes, field: str) -> bytes:
     if psk and not psk.strip():
         raise errors.InvalidArgument(f"{field} is nothing but white space: leave it out for no key", field=field)
     return psk.strip()
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A record's key on the target.
-
-    file      whether its file is there and holds it
-    listed    whether the keyring knows it; True where the release has no keyring
-    in_use    whether something on the target has taken it; None where the release does not tell
-    """
-
-    file: bool = True
-    listed: bool = True
-    in_use: bool | None = True
-
-    @property
-    def present(self) -> bool:
-        """Whether the target could take it."""
-        return self.file and self.listed
-
-
-_NOTHING = Seen(file=False, listed=False, in_use=False)
-
-
-async def look(record: Record, target: Target, view: View, material: bytes) -> Seen:
-    """Looks for the record's key; a record without one has all of it."""
-    name = record.private.get(NAME)
-    if name is None:
-        return Seen()
-    if not target.release.keyring:
-        return Seen(await target.shared.has_key(name, material), in_use=None)
-    file, found = await asyncio.gather(target.shared.has_key(name, material), view.keys(name))
-    return Seen(file, not all(key.removed for key in found), any(key.in_use for key in found))
-
-
-def add(record: Record, target: Target, material: bytes, seen: Seen = _NOTHING) -> list[Step]:
-    """Puts the record's key where the target finds it, as far as it is not there."""
-    return [*write(record, target, material, seen), *enlist(record, target, seen)]
-
-
-def write(record: Record, target: Target, material: bytes, seen: Seen = _NOTHING) -> list[Step]:
-    """The key's file, which comes first."""
-    name, shared = record.private.get(NAME), target.shared
-    if name is None or seen.file:
-        return []
-    return [
-        Step(
-            "the key's file is missing",
-            lambda: shared.write_key(name, material, target.uid),
-            lambda: shared.remove_key(name),
-        )
-    ]
-
-
-def enlist(record: Record, target: Target, seen: Seen = _NOTHING) -> list[Step]:
-    """The key's name in the keyring, where the release has one."""
-    name = record.private.get(NAME)
-    if name is None or seen.listed or not target.release.keyring:
-        return []
-    call = methods.keyring_file_add_key(name, target.shared.target_key_path(name))
-    return [Step("the key is not in the keyring", call, methods.keyring_file_remove_key(name), already=exists)]
-
-
-def remove(record: Record, target: Target) -> list[Step]:
-    """Takes it away again."""
-    name = record.private.get(NAME)
-    if name is None:
-        return []
-    file = Step("the key's file is still there", lambda: target.shared.remove_key(name))
-    if not target.release.keyring:
-        return [file]
-    call = methods.keyring_file_remove_key(name)
-    return [Step("the key is still in the keyring", call, already=gone, guarded=True), file]  # its users go first
-
-
-def reference(record: Record, target: Target) -> str | None:
-    """What a `psk` parameter takes: the key's name, before 24.05 its file's path; None without a key."""
-    name = record.private.get(NAME)
-    return name if name is None or target.release.keyring else target.shared.target_key_path(name)
-
-
-def why_not_taken(
-    record: Record, target: Target, error: SpdkError | errors.BridgeError, field: str
-) -> errors.BridgeError | None:
-    """The cause where the target's keyring refused the record's key; None for anything else."""
-    if not isinstance(error, SpdkError) or error.method != "keyring_file_add_key":
-        return None
-    path = target.shared.target_key_path(record.private[NAME])
-    if error.is_errno(errno.ENOENT, errno.ENOTDIR):
-        text = f"the target does not see the key's file {path}: say where it has the shared folder, with the second"
-        text = f"{text} part of --spdk-shared-dir"
-    elif error.is_errno(errno.EPERM, errno.EACCES):
-        text = f"the target may not read the key's file {path}: run it and the bridge as one user"
-    else:
-        text = f"the target's keyring does not take the key's file {path}: {error.message}"
-    return errors.FailedPrecondition(text, field=field)

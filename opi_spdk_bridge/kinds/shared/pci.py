@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import PciEndpoint
+
+
+class Functions(Protocol):
+    """The host's PCI functions."""
+
+    def check(self, endpoint: PciEndpoint, field: str) -> None:
+        """Raises InvalidArgument for a function that the host has no place for; `field` is the endpoint's."""
 
 
 def check_function(endpoint: PciEndpoint, field: str) -> None:

@@ -1,30 +1,40 @@
-"""Limits on a volume: the contract's units, the target's, and its trap.
-
-The target answers EAGAIN for good when limits are changed on a bdev that nothing has open. That is harmless: there is
-no I/O to limit. The limits are then applied by what opens the volume next, or by the reconciler.
-"""
+"""Limits on a volume: the contract's units and the target's, and who has the say."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Graph, Phase, Postponed, Record, Reservation, Volume
-from opi_spdk_bridge.kinds.shared.underlying import BDEV, handle, present, same, volume_of
+from opi_spdk_bridge.core.kind import Graph, Reservation, Volume
+from opi_spdk_bridge.core.record import AnyRecord, Phase, Record
+from opi_spdk_bridge.kinds.shared.underlying import OnVolume, same, volume_of
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import QosLimit
-from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.client import Call
-from opi_spdk_bridge.spdk.errors import SpdkError
-from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.steps import Step
-from opi_spdk_bridge.spdk.target import Target
-from opi_spdk_bridge.spdk.view import View
 
-OWED = "owed"  # in Record.private: volumes whose limits are still to be taken off
-LIMITS = "qos"  # in Record.private: the limits as the target names them, of whatever holds a volume's QoS
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A volume whose limits are still to be taken off: the name of its bdev and, unless the name counts, its UUID."""
+
+    bdev: str
+    uuid: str = ""
+
+    @property
+    def volume(self) -> Volume:
+        """The volume as others have it."""
+        return Volume(self.bdev, self.uuid, by_name=not self.uuid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limited(OnVolume):
+    """Of a resource that holds, or held, the limits of the volume that it stands on."""
+
+    qos: Mapping[str, int] | None = None
+    """The limits as the target names them; all zero: to be taken off. None: they are no business of the resource's."""
+    owed: tuple[Owed, ...] = ()
+
 
 _TARGET_NAMES = {  # the contract's field: the target's parameter, and how many of the target's units one is
     "rw_iops_kiops": ("rw_ios_per_sec", 1000),
@@ -33,8 +43,6 @@ _TARGET_NAMES = {  # the contract's field: the target's parameter, and how many 
     "wr_bandwidth_mbs": ("w_mbytes_per_sec", 1),
 }
 NO_LIMITS = {parameter: 0 for parameter, _ in _TARGET_NAMES.values()}
-_TRIES = 5
-_FIRST_PAUSE_S = 0.02
 _LARGEST = 2**63 // 1_048_576
 
 
@@ -63,179 +71,38 @@ def qos_reservation(bdev: str, holder: str, field: str) -> Reservation:
     return Reservation(f"qos:{bdev}", f"the QoS of bdev {bdev}", holder, errors.FailedPrecondition, field)
 
 
-def limits_differ(seen: Bdev, limits: Mapping[str, int]) -> bool:
-    """Whether a bdev's limits are others."""
-    return any(seen.assigned_rate_limits.get(name, 0) != value for name, value in limits.items())
-
-
-def set_limits(target: Target, graph: Graph, volume: Volume, limits: Mapping[str, int]) -> Step:
-    """The step that sets limits; raises Postponed while nothing has the bdev open and the target refuses for it."""
-    bdev = volume.bdev
-
-    async def apply() -> Any:
-        pause_s = _FIRST_PAUSE_S
-        for _ in range(_TRIES):
-            try:
-                return await target.client.call(methods.bdev_set_qos_limit(handle(volume), limits))
-            except SpdkError as error:
-                if not error.busy:
-                    raise
-            if not await is_open(target.view(), graph, bdev):
-                raise Postponed(f"the limits of bdev {bdev} wait until something opens it")
-            await asyncio.sleep(pause_s)
-            pause_s *= 2
-        text = f"the target is still changing the limits of bdev {bdev}: try again"
-        raise errors.Aborted(text, resource=bdev)
-
-    return Step(f"bdev {bdev} has other limits", apply)
-
-
-def set_when_possible(target: Target, graph: Graph, volume: Volume, limits: Mapping[str, int]) -> Step:
-    """As `set_limits`, for a step list that goes on: what has to wait is left to what opens the bdev next."""
-    now = set_limits(target, graph, volume, limits)
-    assert not isinstance(now.do, Call)
-    attempt = now.do
-
-    async def apply() -> Any:
-        with contextlib.suppress(Postponed):
-            await attempt()
-
-    return Step(now.says, apply)
-
-
-def lift(target: Target, graph: Graph, record: Record, volumes: Iterable[Volume]) -> list[Step]:
-    """Takes the limits off volumes that the record has limited and does not any more, and off those it still owes that.
-
-    What has to wait until something opens the bdev stays in the record as owed.
-    """
-    own = limited(record)
-    due = [volume for volume in _in_order([*volumes, *owed(record)]) if volume not in own]
-
-    async def apply() -> list[dict[str, str]]:
-        return [_owing(volume) for volume in due if not await _lifted(target, graph, record, volume)]
-
-    return [Step(f"{_names(due)} still limited", apply, learn=lambda left: {OWED: left})] if due else []
-
-
-def lift_all(target: Target, graph: Graph, record: Record, volumes: Iterable[Volume]) -> list[Step]:
-    """As `lift`, for a record that goes: raises Postponed while something is left to be done."""
-    due = _in_order([*volumes, *owed(record)])
-
-    async def apply() -> None:
-        left = [volume for volume in due if not await _lifted(target, graph, record, volume)]
-        if left:
-            raise Postponed(f"the limits of {_names(left)} wait until something opens it")
-
-    return [Step(f"{_names(due)} still limited", apply)] if due else []
-
-
-async def _lifted(target: Target, graph: Graph, record: Record, volume: Volume) -> bool:
-    if superseded(graph, record, volume):
-        return True
-    step = set_limits(target, graph, volume, NO_LIMITS)
-    assert not isinstance(step.do, Call)
-    try:
-        await step.do()
-    except Postponed:
-        return False
-    except SpdkError as error:
-        if not error.gone:
-            raise
-    return True
-
-
-def limited(record: Record) -> list[Volume]:
+def limited(record: AnyRecord) -> list[Volume]:
     """The volume whose limits the record holds, if it holds any."""
-    return [volume_of(record)] if record.private.get(LIMITS) else []
+    return [volume_of(record)] if isinstance(record.own, Limited) and record.own.qos else []
 
 
-def owed(record: Record) -> list[Volume]:
+def owed(record: AnyRecord) -> list[Volume]:
     """The volumes whose limits the record has still to take off."""
-    return [Volume(item[BDEV], item["uuid"], by_name=not item["uuid"]) for item in record.private.get(OWED, ())]
+    return [each.volume for each in record.own.owed] if isinstance(record.own, Limited) else []
 
 
-def _owing(volume: Volume) -> dict[str, str]:
-    return {BDEV: volume.bdev, "uuid": volume.identity}
-
-
-def _in_order(volumes: Iterable[Volume]) -> list[Volume]:
-    return sorted(set(volumes), key=lambda volume: (volume.bdev, volume.identity))
-
-
-def _names(volumes: Iterable[Volume]) -> str:
-    return ", ".join(volume.bdev for volume in volumes)
-
-
-def left_behind(record: Record) -> list[Volume]:
-    """After an update that was broken off: the volumes that only the other state has limited."""
-    return [*limited(record.previous), *owed(record.previous)] if record.previous is not None else []
-
-
-async def payable(view: View, graph: Graph, record: Record) -> bool:
-    """Whether limits that the record owes to take off can be taken off by now."""
-    for volume in owed(record):
-        if await present(volume, view) is None or await is_open(view, graph, volume.bdev):
-            return True
-    return False
-
-
-def owed_reservations(record: Record) -> list[Reservation]:
-    """Where a record has set limits or owes to lift them, for whatever opens the bdevs; anybody else may have them."""
-    return [Reservation(f"owed:{volume.bdev}", f"the limits of {volume.bdev}", "owed") for volume in _concerned(record)]
-
-
-def _concerned(record: Record) -> list[Volume]:
+def concerned(record: AnyRecord) -> list[Volume]:
+    """All volumes whose limits the record has set, or has still to take off."""
     return [*limited(record), *owed(record)]
 
 
-async def unlike(view: View, graph: Graph, volume: Volume, limits: Mapping[str, int]) -> bool:
-    """Whether a volume's limits are others and can be set: nothing has set them yet, or something has it open."""
-    found = await present(volume, view)
-    if found is None or not limits_differ(found, limits):
-        return False
-    return not any(found.assigned_rate_limits.values()) or await is_open(view, graph, volume.bdev)
+def owed_reservations(record: Record[Message, Limited]) -> Iterable[Reservation]:
+    """Where a record has set limits or owes to lift them, for whatever opens the bdevs; anybody else may have them."""
+    return [Reservation(f"owed:{volume.bdev}", f"the limits of {volume.bdev}", "owed") for volume in concerned(record)]
 
 
-def _wanted(graph: Graph, volume: Volume) -> Mapping[str, int] | None:
+def wanted(graph: Graph, volume: Volume) -> Mapping[str, int] | None:
     """The limits that a volume should have by what its holders say now; None where nobody has a say."""
     holders = [holder for holder in graph.holders(f"qos:{volume.bdev}") if same(volume_of(holder), volume)]
     for holder in holders:
         if holder.phase not in (Phase.DELETING, Phase.DELETED):
-            return holder.private.get(LIMITS)
-    owing = (each for holder in graph.holders(f"owed:{volume.bdev}") for each in _concerned(holder))
+            limits: Mapping[str, int] | None = holder.own.qos
+            return limits
+    owing = (each for holder in graph.holders(f"owed:{volume.bdev}") for each in concerned(holder))
     return NO_LIMITS if holders or any(same(each, volume) for each in owing) else None
 
 
-def on_open(target: Target, graph: Graph, volume: Volume) -> list[Step]:
-    """For a step list that opens a volume: the limits that had to wait for that. They never fail the opening."""
-    if _wanted(graph, volume) is None:
-        return []
-
-    async def apply() -> None:
-        """Leaves only when the bdev is open, with what is wanted then: a holder may have come or gone meanwhile."""
-        limits = _wanted(graph, volume)
-        if limits is not None:
-            await target.client.call(methods.bdev_set_qos_limit(handle(volume), limits))
-
-    return [Step(f"bdev {volume.bdev} has other limits", apply, already=lambda _error: True)]
-
-
-async def is_open(view: View, graph: Graph, bdev: str) -> bool:
-    """Whether anything has I/O channels to the bdev: a namespace, a vhost device with a guest connected, or a crypto
-    vbdev that is open itself."""
-    holders = list(graph.holders(f"claim:{bdev}"))
-    above = [holder.id for holder in holders if any(volume is holder for volume in graph.holders(f"bdev:{holder.id}"))]
-    if above:
-        return any([await is_open(view, graph, volume) for volume in above])
-    found = await view.bdev(bdev)
-    if found is not None and found.claimed:
-        return True
-    devices = {holder.private.get("ctrlr", holder.id) for holder in holders}
-    seen = await asyncio.gather(*(view.vhost(device) for device in devices))
-    return any(device is not None and device.sessions for device in seen)
-
-
-def superseded(graph: Graph, record: Record, volume: Volume) -> bool:
+def superseded(graph: Graph, record: AnyRecord, volume: Volume) -> bool:
     """Whether another record than this one has the say over the volume's limits by now."""
     return any(
         holder.name != record.name and holder.phase is not Phase.DELETED and same(volume_of(holder), volume)

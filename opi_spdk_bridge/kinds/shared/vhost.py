@@ -1,66 +1,21 @@
-"""What the kinds have in common that are vhost-user controllers of the target, named by their resource ID."""
+"""What the kinds have in common that are virtio devices over vhost-user, named by their resource ID."""
 
 from __future__ import annotations
 
-import errno
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass
 
-from google.protobuf.message import Message
-
-from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Record, Reservation
-from opi_spdk_bridge.kinds.shared.base import SpdkKind
-from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.client import Call
-from opi_spdk_bridge.spdk.errors import SpdkError
-from opi_spdk_bridge.spdk.model import VhostController
-from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
-from opi_spdk_bridge.spdk.view import View
-
-M = TypeVar("M", bound=Message)
+from opi_spdk_bridge.core.kind import Reservation
+from opi_spdk_bridge.kinds.shared.underlying import OnVolume
 
 
-class VhostKind(SpdkKind[M, VhostController]):
-    """The target keeps no identity but the name: a controller of that name and sort is taken for the record's."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnDevice(OnVolume):
+    """Of a LUN: where it is."""
 
-    legacy_collection: ClassVar[str | None] = "volumes"
-
-    def fits(self, record: Record, seen: VhostController) -> bool:
-        """Whether the controller is of the record's sort."""
-        return not seen.is_block
-
-    def ours(self, record: Record, seen: VhostController) -> bool:
-        return self.fits(record, seen)
-
-    async def look(self, record: Record, view: View) -> VhostController | None:
-        return await view.vhost(record.id)
-
-    def creation(self, record: Record, create: Call[bool]) -> Step:
-        """Makes the controller and its socket; refused where that would take the place of another's file."""
-
-        async def do() -> None:
-            await self.target.vhost_folder.require_free(record.id)
-            await self.target.client.call(create)
-
-        return Step(f"vhost device {record.id} is missing", do, methods.vhost_delete_controller(record.id))
-
-    def deletion(self, record: Record) -> Step:
-        """Removes the controller; its socket goes too."""
-        delete = methods.vhost_delete_controller(record.id)
-        return Step(f"vhost device {record.id} is still there", delete, already=gone)
-
-    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        error = failure.error
-        if isinstance(error, SpdkError) and error.method == "vhost_delete_controller":
-            busy = error.is_errno(errno.EBUSY) or "busy" in error.message
-            why = "a guest is connected to it" if busy else error.message
-            text = f"the target would not remove the vhost device {record.id}: {why}"
-            return errors.FailedPrecondition(text, resource=record.name)
-        return failure.undiagnosed()
-
-    def foreign(self, record: Record) -> errors.BridgeError:
-        text = f"the target already has a vhost device named {record.id} that this bridge did not make"
-        return errors.AlreadyExists(text, resource=record.name)
+    ctrlr: str = ""
+    """The vhost controller."""
+    number: int = 0
+    """The SCSI target number there."""
 
 
 def vhost_reservation(name: str) -> Reservation:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Phase, Record
+from opi_spdk_bridge.core.record import AnyRecord, Phase
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import PciEndpoint
 from opi_spdk_bridge.qemu.device import Device
 from opi_spdk_bridge.spdk.steps import Step
@@ -56,7 +56,7 @@ class Host:
     def check(self, endpoint: PciEndpoint, field: str) -> None:
         """Raises InvalidArgument for a function that the host has no place for; `field` is the endpoint's."""
 
-    def plug(self, record: Record, function: Function, *, again: bool = False) -> list[Step]:
+    def plug(self, record: AnyRecord, function: Function, *, again: bool = False) -> list[Step]:
         """What is left to have the record's function plugged in; `again` after it is unplugged."""
         return []
 
@@ -94,7 +94,7 @@ class QemuHost(Host):
             text = f"{field}.physical_function {number} has no place on the buses {places}"
             raise errors.InvalidArgument(text, field=f"{field}.physical_function")
 
-    def plug(self, record: Record, function: Function, *, again: bool = False) -> list[Step]:
+    def plug(self, record: AnyRecord, function: Function, *, again: bool = False) -> list[Step]:
         there = self._machine.has(function.device)
         if there is None and record.phase is Phase.READY:
             return []  # nothing can be done about it, and it is looked at again when QEMU is back

@@ -7,19 +7,16 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from opi_spdk_bridge.core.catalog import Catalog
-from opi_spdk_bridge.core.kind import Counters, Record
+from opi_spdk_bridge.core.record import AnyRecord
 from opi_spdk_bridge.core.registry import Registry
 from opi_spdk_bridge.core.samples import TargetSample, VolumeSample
-from opi_spdk_bridge.kinds.nvme_path import NvmePathKind
-from opi_spdk_bridge.kinds.shared.base import counters
-from opi_spdk_bridge.kinds.shared.bdev import BdevKind
-from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace
+from opi_spdk_bridge.core.side import Counters
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import IoStat, IoStats
 from opi_spdk_bridge.spdk.target import Target
+from opi_spdk_bridge.targets.spdk.base import counters
 
-_BDEV = "bdev"  # in Record.private: what a namespace, a device or a QoS volume stands on
 _IN_FLIGHT = 2  # such calls: the target makes one answer while the last is read
 _AT_ONCE = 1000  # bdevs in one call: about 700 bytes each in its answer
 
@@ -47,7 +44,7 @@ class Statistics:
         parts = (read(names[start : start + _AT_ONCE]) for start in range(0, len(names), _AT_ONCE))
         return TargetSample([*chain.from_iterable(await asyncio.gather(*parts))], await self._paths())
 
-    async def counters(self, records: Iterable[Record]) -> dict[str, Counters]:
+    async def counters(self, records: Iterable[AnyRecord]) -> dict[str, Counters]:
         """The counters of the bdev behind each record, by the record's name, of 1,000 bdevs at most.
 
         One call, where the target's release has that.
@@ -59,28 +56,23 @@ class Statistics:
         found = {stat.name: counters(stat) for stat in stats.bdevs}
         return {name: found[bdev] for name, bdev in bdevs.items() if bdev in found}
 
-    def _bdev(self, record: Record) -> str:
-        """The bdev that a record is, or stands on; "" for those that have none of their own."""
-        is_bdev = isinstance(self._registry.kinds[record.kind], BdevKind)
-        return record.id if is_bdev else str(record.private.get(_BDEV, ""))
+    def _bdev(self, record: AnyRecord) -> str:
+        return self._registry[record.kind].side.bdev(record)
 
     def _labels(self) -> dict[str, tuple[str, str, str]]:
         """Name, kind and NQN of each bdev that the bridge has or uses."""
-        owners: dict[str, Record] = {}
+        owners: dict[str, AnyRecord] = {}
         used: dict[str, str] = {}
         for record in self._catalog:
             bdev = self._bdev(record)
-            if isinstance(self._registry.kinds[record.kind], BdevKind):
+            if not bdev:
+                continue
+            if any(holder is record for holder in self._catalog.holders(f"bdev:{bdev}")):
                 owners[bdev] = record
-            elif bdev:
-                used[bdev] = self._nqn(record) or used.get(bdev, "")
+            else:
+                used[bdev] = self._registry[record.kind].kind.nqn(record) or used.get(bdev, "")
         labels = {bdev: (record.name, record.kind, used.get(bdev, "")) for bdev, record in owners.items()}
         return labels | {bdev: (bdev, "bdev", nqn) for bdev, nqn in used.items() if bdev not in labels}
-
-    def _nqn(self, record: Record) -> str:
-        """The subsystem through which hosts see a namespace; "" for other records."""
-        parent = self._catalog.record(record.parent) if isinstance(record.desired, NvmeNamespace) else None
-        return str(parent.desired.spec.nqn) if parent is not None else ""
 
     async def _iostat(self, names: Sequence[str]) -> IoStats:
         """The counters of those of the bdevs that exist: one that does not fails a whole call, which is then halved."""
@@ -95,12 +87,10 @@ class Statistics:
         return _merged([await self._iostat(names[:half]), await self._iostat(names[half:])])
 
     async def _paths(self) -> dict[str, str]:
-        view = self._target.snapshot()
-        records = [(record, self._registry.kinds[record.kind]) for record in self._catalog]
-        paths = [(record, kind) for record, kind in records if isinstance(kind, NvmePathKind)]
-        seen = await asyncio.gather(*(kind.look(record, view) for record, kind in paths))  # pipelined
-        states = (each.state if each is not None else "absent" for each in seen)
-        return {record.name: state for (record, _), state in zip(paths, states, strict=True)}
+        view, records = self._target.snapshot(), list(self._catalog)
+        asked = (self._registry[record.kind].side.connection_state(record, view) for record in records)
+        states = await asyncio.gather(*asked)  # pipelined
+        return {record.name: state for record, state in zip(records, states, strict=True) if state is not None}
 
 
 def _merged(parts: Sequence[IoStats]) -> IoStats:

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import paging
-from opi_spdk_bridge.core.kind import Graph, Record
+from opi_spdk_bridge.core.kind import Graph
 from opi_spdk_bridge.core.names import NamePattern
-from opi_spdk_bridge.kinds.nvme_remote_controller import (
-    NvmeRemoteControllerKind,
+from opi_spdk_bridge.core.record import Record
+from opi_spdk_bridge.kinds.shared.keys import Keyed
+from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmeRemoteController, NvmeRemoteNamespace
+from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.errors import SpdkError
+from opi_spdk_bridge.spdk.model import Bdev
+from opi_spdk_bridge.spdk.target import Target
+from opi_spdk_bridge.targets.spdk.nvme_remote_controller import (
     bdevs_of,
     remote_identities,
     remote_nsid,
 )
-from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmeRemoteController, NvmeRemoteNamespace
-from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.target import Target
 
 
 class RemoteNamespaces:
@@ -26,14 +29,20 @@ class RemoteNamespaces:
     names = NamePattern.of(NvmeRemoteNamespace.DESCRIPTOR)
     controllers = NamePattern.of(NvmeRemoteController.DESCRIPTOR)
 
-    def __init__(self, target: Target, graph: Graph, kind: NvmeRemoteControllerKind) -> None:
+    def __init__(self, target: Target, graph: Graph) -> None:
         self._target = target
         self._graph = graph
-        self._kind = kind
 
     async def reset(self, name: str) -> None:
         """Resets the controller on the target; without paths nothing happens."""
-        await self._kind.reset(self._controller(self.controllers.parse(name)))
+        controller = self._controller(self.controllers.parse(name))
+        if await self._target.view().remote_controller(controller.id) is None:
+            return
+        try:
+            await self._target.client.call(methods.bdev_nvme_reset_controller(controller.id))
+        except SpdkError as error:
+            text = f"the target could not reset {controller.name}: {error.message}"
+            raise errors.Aborted(text, resource=controller.name) from error
 
     async def page(self, parent: str, page_size: int, page_token: str) -> paging.Page:
         """A page of the namespaces, ordered by NSID."""
@@ -53,16 +62,18 @@ class RemoteNamespaces:
                 return (await self._described(controller, [bdev]))[0]
         raise errors.NotFound(f"{name} does not exist", resource=name)
 
-    def _controller(self, name: str) -> Record:
+    def _controller(self, name: str) -> Record[NvmeRemoteController, Keyed]:
         record = self._graph.record(name)
         if record is None or not isinstance(record.desired, NvmeRemoteController):
             raise errors.NotFound(f"{name} does not exist", resource=name)
         return record
 
-    async def _described(self, controller: Record, bdevs: Sequence[Bdev]) -> list[NvmeRemoteNamespace]:
+    async def _described(
+        self, controller: Record[NvmeRemoteController, Keyed], bdevs: Sequence[Bdev]
+    ) -> list[NvmeRemoteNamespace]:
         return list(await asyncio.gather(*(self._describe(controller, bdev) for bdev in bdevs)))
 
-    async def _describe(self, controller: Record, bdev: Bdev) -> NvmeRemoteNamespace:
+    async def _describe(self, controller: Record[NvmeRemoteController, Keyed], bdev: Bdev) -> NvmeRemoteNamespace:
         nsid = _nsid(controller, bdev)
         identity, uuid = await remote_identities(self._target, controller.id, nsid)
         return NvmeRemoteNamespace(
@@ -74,7 +85,7 @@ class RemoteNamespaces:
         )
 
 
-def _nsid(controller: Record, bdev: Bdev) -> int:
+def _nsid(controller: Record[NvmeRemoteController, Keyed], bdev: Bdev) -> int:
     nsid = remote_nsid(controller.id, bdev)
     assert nsid is not None
     return nsid
