@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = "x-request-id"
 _LISTENER = "listener"
 _BACKLOG = 1024  # connections that wait to be accepted
+_LAST_WORDS_S = 1.0  # for what is told to clients when a stop waits no more
 _RPC = "rpc"
 _LONGEST_URL = 8 * 1024
 _LONGEST_HEAD = 64 * 1024
@@ -70,8 +71,7 @@ class HttpServer:
         self._listeners = listeners
         app = application(methods, requests, checks, pages)
         accept = functools.partial(connection.Connection, requests.limits.connections, _refused_early(requests))
-        self._configs = [_config(app, accept, listener, tls) for listener in listeners]
-        self._servers = [_Server(config) for config in self._configs]
+        self._servers = [_Server(_config(app, accept, listener, tls)) for listener in listeners]
         self._serving: list[asyncio.Task[None]] = []
 
     async def start(self) -> list[str]:
@@ -88,16 +88,24 @@ class HttpServer:
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more requests, and waits for those at work for at most `grace_s`."""
-        for config, server in zip(self._configs, self._servers, strict=True):
-            config.timeout_graceful_shutdown = max(1, round(grace_s))
+        if not self._serving:
+            return
+        for server in self._servers:
             server.should_exit = True
-        await asyncio.gather(*self._serving)
+        await asyncio.wait(self._serving, timeout=grace_s)
+        for server in self._servers:
+            server.end()
+        _, waiting = await asyncio.wait(self._serving, timeout=_LAST_WORDS_S)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
 
 def _config(app: ASGIApp, accept: Any, listener: Listener, tls: Tls | None) -> uvicorn.Config:
     async def through(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"][_LISTENER] = listener.identity
-        await app(scope, receive, send)
+        with contextlib.suppress(asyncio.CancelledError):  # of a request that outlasts a stop: its client has been told
+            await app(scope, receive, send)
 
     config = uvicorn.Config(
         through,
@@ -136,6 +144,14 @@ class _Server(uvicorn.Server):
             await loop.create_server(accept, sock=listening, backlog=_BACKLOG, **tls) for listening in sockets or ()
         ]
         self.started = True
+
+    def end(self) -> None:
+        """Waits no more for requests at work: their clients are told so."""
+        self.force_exit = True
+        for open_one in list(self.server_state.connections):
+            cast(connection.Connection, open_one).end()
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

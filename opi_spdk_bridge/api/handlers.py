@@ -21,6 +21,8 @@ from opi_spdk_bridge import errors
 M = TypeVar("M", bound=Message)
 log = logging.getLogger(__name__)
 
+_GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
+
 Write = Callable[[Message], Awaitable[None]]
 """Sends a message to the client; takes as long as the client lets it."""
 
@@ -53,6 +55,29 @@ async def refusing(context: Any) -> AsyncIterator[None]:
     except Exception as problem:
         log.exception("a call failed: this is a bug")
         await refuse(context, errors.to_status(problem))
+
+
+class _LeftAlone(logging.Filter):
+    """Takes out of gRPC's log what it tells of clients that have gone before they were answered.
+
+    Sending to them fails, which gRPC ignores if it has learnt before that they have gone, and else, when a deadline
+    passes or a connection breaks at that moment, logs with a traceback as an error of the server's.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        problem = record.exc_info[1] if record.exc_info else None
+        gone = isinstance(problem, grpc.aio.InternalError) and str(problem).startswith('Failed "execute_batch"')
+        if gone:
+            log.debug("a client has gone before it was answered: %s", record.getMessage())
+        return not gone
+
+
+_left_alone = _LeftAlone()
+
+
+def leave_gone_clients_alone() -> None:
+    """Keeps gRPC from logging as errors that clients have gone."""
+    _GRPC_LOG.addFilter(_left_alone)
 
 
 def unary(request: type[M], call: Callable[[M], Message]) -> grpc.RpcMethodHandler[Any, Any]:

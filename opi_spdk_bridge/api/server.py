@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api import serving
 from opi_spdk_bridge.api.bind import Method
-from opi_spdk_bridge.api.handlers import parse, refuse, refusing
+from opi_spdk_bridge.api.handlers import leave_gone_clients_alone, parse, refuse, refusing
 from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id
 from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.api.policy import Peer, bearer
@@ -53,6 +53,7 @@ class GrpcServer:
     def __init__(
         self, methods: Sequence[Method], requests: Requests, listeners: Sequence[Listener], tls: Tls | None = None
     ) -> None:
+        leave_gone_clients_alone()
         self._listeners = listeners
         self._tls = tls
         self.services = list(dict.fromkeys(method.service for method in methods))

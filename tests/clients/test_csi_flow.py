@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,14 +16,14 @@ from typing import Any
 import pytest
 
 from tests.support.array import Array
-from tests.support.bridge import Bridge, CallError, Client, bridge
+from tests.support.bridge import Bridge, Client, bridge
+from tests.support.late import let_go_later, time_out
 from tests.support.target import Emulator, Target, wait_until
 
 Call = tuple[str, dict[str, Any]]
 NQN = "nqn.2023-08.io.spdk.csi:pvc-1"
 FUNCTION = {"physical_function": 1, "virtual_function": 0, "port_id": 0}
 THREADS = 6
-DELAY_S = 0.4
 
 
 class Node:
@@ -242,28 +241,13 @@ def test_a_delete_that_timed_out_is_repeated(csi: Bridge, paced: Target, node: N
 
 @contextlib.contextmanager
 def timed_out(client: Client, target: Target, call: Call, slowed: str | None, when: str) -> Iterator[None]:
-    """Has timed out while the target was slow to begin (before) or to answer (after); it goes on a while later.
-
-    What was slow arrives late, during what is done here, and changes nothing.
-    """
+    """The call has timed out, for the target is slow; what it was slow with comes late, and changes nothing."""
     if slowed is None:
         yield
         return
-    wait_until(lambda: _times_out(client, target, call, slowed, when), "the target has the call")
-    late = threading.Timer(DELAY_S, target.rpc, ["emulator_clear_faults"])
-    late.start()
-    yield
-    late.join()
-
-
-def _times_out(client: Client, target: Target, call: Call, slowed: str, when: str) -> bool:
-    """Whether the target had been asked when the deadline passed; where not, nothing of it has been done."""
-    target.rpc("emulator_clear_faults")
-    target.rpc("emulator_call_counts", reset=True)
-    target.rpc("emulator_inject_fault", action="hold", method=slowed, when=when, count=1)
-    with pytest.raises(CallError, match="DEADLINE_EXCEEDED"):
-        client.call(*call, timeout_s=0.2)
-    return slowed in target.rpc("emulator_call_counts")["calls"]
+    time_out(target, slowed, lambda timeout_s: client.call(*call, timeout_s=timeout_s), when)
+    with let_go_later(target):
+        yield
 
 
 def test_the_target_restarts_between_staging_and_the_next_attempt(

@@ -24,6 +24,8 @@ class Web(Bridge):
     def start(self) -> None:
         """Starts it and waits until it serves."""
         super().start()
+        if self.http.is_closed:
+            self.http = httpx.Client(timeout=PATIENCE_S)
         self.http.base_url = httpx.URL(self.url)
 
     @property

@@ -145,6 +145,11 @@ class Emulator(Target):
         self._process = started("emulate", *arguments, log=self._log)
         wait_until(self._answers, f"the emulator at {self.socket}")
 
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise AssertionError(f"the emulator ended at its start: {self.log}")
