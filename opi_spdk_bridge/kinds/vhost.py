@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import ClassVar, TypeVar
 
 from google.protobuf.message import Message
@@ -45,9 +46,22 @@ class VhostKind(SpdkKind[M, VhostController]):
         return Step(f"vhost device {record.id} is missing", do, methods.vhost_delete_controller(record.id))
 
     def deletion(self, record: Record) -> Step:
-        """Removes the controller; its socket goes too."""
+        """Removes the controller; its socket goes too. Refused while a guest is connected.
+
+        Since 24.09 a target that is asked to remove it then answers when the guest has gone, and is at it all the time.
+        """
         delete = methods.vhost_delete_controller(record.id)
-        return Step(f"vhost device {record.id} is still there", delete, already=gone)
+
+        async def do() -> None:
+            seen = await self.target.view().vhost(record.id)
+            if seen is None or not self.ours(record, seen):
+                raise SpdkError(delete.method, -errno.ENODEV, os.strerror(errno.ENODEV))
+            if seen.sessions:
+                text = f"the vhost device {record.id} is in use: a guest is connected to it"
+                raise errors.FailedPrecondition(text, resource=record.name)
+            await self.target.client.call(delete)
+
+        return Step(f"vhost device {record.id} is still there", do, already=gone)
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         error = failure.error
