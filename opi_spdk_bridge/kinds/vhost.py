@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from typing import ClassVar, TypeVar
@@ -19,6 +20,9 @@ from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
 from opi_spdk_bridge.spdk.view import View
 
 M = TypeVar("M", bound=Message)
+
+_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
+"""Between looks whether a guest has gone: a target needs a moment to notice that a device was unplugged."""
 
 
 class VhostKind(SpdkKind[M, VhostController]):
@@ -53,12 +57,16 @@ class VhostKind(SpdkKind[M, VhostController]):
         delete = methods.vhost_delete_controller(record.id)
 
         async def do() -> None:
-            seen = await self.target.view().vhost(record.id)
-            if seen is None or not self.ours(record, seen):
-                raise SpdkError(delete.method, -errno.ENODEV, os.strerror(errno.ENODEV))
-            if seen.sessions:
-                text = f"the vhost device {record.id} is in use: a guest is connected to it"
-                raise errors.FailedPrecondition(text, resource=record.name)
+            for pause_s in (*_PAUSES_S, None):
+                seen = await self.target.view().vhost(record.id)
+                if seen is None or not self.ours(record, seen):
+                    raise SpdkError(delete.method, -errno.ENODEV, os.strerror(errno.ENODEV))
+                if not seen.sessions:
+                    break
+                if pause_s is None:
+                    text = f"the vhost device {record.id} is in use: a guest is connected to it"
+                    raise errors.FailedPrecondition(text, resource=record.name)
+                await asyncio.sleep(pause_s)
             await self.target.client.call(delete)
 
         return Step(f"vhost device {record.id} is still there", do, already=gone)
