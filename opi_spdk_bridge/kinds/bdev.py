@@ -92,10 +92,25 @@ class BdevKind(SpdkKind[M, Bdev]):
         return do
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        if isinstance(failure.error, SpdkError) and failure.error.gone:
+        error = failure.error
+        if isinstance(error, SpdkError) and error.method.endswith("_create"):
+            return (await self._why_taken(record) if error.exists else None) or failure.undiagnosed()
+        if isinstance(error, SpdkError) and error.gone:
             text = f"bdev {record.id} is not on the target any more: the bridge will restore it, try again then"
             return errors.Aborted(text, resource=record.name)
         return failure.undiagnosed()
+
+    async def _why_taken(self, record: Record) -> errors.BridgeError | None:
+        """Why a bdev cannot have the record's name or UUID; None where a bdev of the name is seen."""
+        unique, view = self.uuid(record), self.target.view()
+        named, same = await asyncio.gather(view.bdev(record.id), view.bdev(unique))
+        if same is not None and same.name != record.id:
+            text = f"the UUID {unique} is that of bdev {same.name} on the target"
+            return errors.AlreadyExists(text, field="uuid", resource=same.name)
+        if named is None:
+            text = f"the target is still removing another bdev named {record.id}, or with its UUID: try again"
+            return errors.Aborted(text, resource=record.name)
+        return None
 
     def require_idle(self, record: Record, why: str) -> None:
         """Raises FailedPrecondition while anything of the bridge stands on the volume."""

@@ -26,7 +26,8 @@ async def why_not_claimable(
 ) -> errors.BridgeError | None:
     """Why the target would not take the bdev: it is gone, or something else on the target has it; None if neither."""
     found = await kind.target.view().bdev(bdev)
-    if found is None and any(True for _ in kind.graph.holders(f"bdev:{bdev}")):
+    owners = [owner for owner in kind.graph.holders(f"bdev:{bdev}") if owner.phase is not Phase.DELETED]
+    if found is None and owners:
         text = f"bdev {bdev} is not on the target just now: the bridge will restore it, try again then"
         return errors.Aborted(text, field=field, resource=bdev)
     if found is None:

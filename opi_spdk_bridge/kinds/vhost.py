@@ -73,10 +73,11 @@ class VhostKind(SpdkKind[M, VhostController]):
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
         error = failure.error
-        if isinstance(error, SpdkError) and error.method == "vhost_delete_controller":
-            busy = error.is_errno(errno.EBUSY) or "busy" in error.message
-            why = "a guest is connected to it" if busy else error.message
-            text = f"the target would not remove the vhost device {record.id}: {why}"
+        if isinstance(error, SpdkError) and error.method == "vhost_delete_controller" and error.is_errno(errno.EBUSY):
+            text = f"the vhost device {record.id} is in use: a guest is connected to it"
+            return errors.FailedPrecondition(text, resource=record.name)
+        if isinstance(error, SpdkError) and error.method.startswith("vhost_create_") and error.is_errno(errno.EIO):
+            text = f"the target cannot make a socket {record.id} in its vhost folder: it has a file there, or may not"
             return errors.FailedPrecondition(text, resource=record.name)
         return failure.undiagnosed()
 

@@ -23,6 +23,7 @@ from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_scsi_pb2 import VirtioScsiController, VirtioScsiLun, VirtioScsiTarget
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
+from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import ScsiTarget, VhostController
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
 from opi_spdk_bridge.spdk.view import View
@@ -183,7 +184,8 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
         return [remove, self._add(new), *qos.on_open(self.target, self.graph, new.private[_BDEV])]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        blocked = await why_not_claimable(self, record, record.private[_BDEV], "volume_name_ref")
+        adding = isinstance(failure.error, SpdkError) and failure.error.method == "vhost_scsi_controller_add_target"
+        blocked = await why_not_claimable(self, record, record.private[_BDEV], "volume_name_ref") if adding else None
         if blocked is not None:
             return blocked
         if await self.target.view().vhost(record.private[_CTRLR]) is None:
