@@ -319,7 +319,7 @@ class Reconciler:
         if not self._target.connected:
             self._backoff.soon(name)
             return
-        self._backoff.failed(name)
+        self._backoff.failed(name, for_long=isinstance(problem, errors.InvalidArgument))
         self.tally.failed += 1
         if isinstance(problem, errors.BridgeError):
             log.warning("%s cannot be brought to what was asked, trying again later: %s", name, problem)

@@ -1,7 +1,11 @@
-"""The socket of a virtio device takes nobody else's place: a target unlinks whatever socket has its path."""
+"""The socket of a virtio device: it takes nobody else's place, and the device stays while a guest is connected.
+
+A target unlinks whatever socket has the path of a new one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,3 +147,45 @@ def test_a_path_that_is_longer_than_a_sockets_is_refused(tmp_path: Path) -> None
         assert "107" in problem.message
         assert list(folder.iterdir()) == []
         _scsi_target(world, "x")
+
+
+# A guest
+
+
+@contextlib.contextmanager
+def guest(world: World, device: str) -> Iterator[None]:
+    """Somebody is connected to the device."""
+    found = world.target.vhost(device)
+    assert found is not None
+    with socket.socket(socket.AF_UNIX) as connected:
+        connected.connect(found["socket"])
+        wait_until(lambda: (world.target.vhost(device) or {})["sessions"], "the target knows of its guest")
+        yield
+    wait_until(lambda: not (world.target.vhost(device) or {})["sessions"], "the target knows that its guest has gone")
+
+
+@DEVICES
+def test_a_device_stays_while_a_guest_is_connected(world: World, make: Callable[[World, str], str]) -> None:
+    world.null_volume("vol")
+    name = make(world, "dev")
+    noun = f"V{name.partition('/')[0][1:-1]}"
+    with guest(world, "dev"):
+        problem = failing(lambda: world.delete(noun, name))
+        assert problem.code == "FAILED_PRECONDITION"
+        assert "guest" in problem.message
+        assert world.get(noun, name)
+    world.delete(noun, name)
+    assert world.target.vhost("dev") is None
+
+
+def test_a_volume_stays_under_a_guest(world: World) -> None:
+    for volume in ("vol", "other"):
+        world.null_volume(volume)
+    name = _blk(world, "dev")
+    before = world.get("VirtioBlk", name)
+    with guest(world, "dev"):
+        problem = failing(lambda: world.update("VirtioBlk", {"name": name, "volume_name_ref": "other"}))
+        assert problem.code == "FAILED_PRECONDITION"
+        assert "guest" in problem.message
+        assert world.get("VirtioBlk", name) == before
+    world.update("VirtioBlk", {"name": name, "volume_name_ref": "other"})

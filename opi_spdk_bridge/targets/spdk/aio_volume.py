@@ -21,6 +21,26 @@ from opi_spdk_bridge.targets.spdk.bdev import IdentifiedVolumeSide
 
 _FALLBACK_BLOCK_SIZE = 512
 
+_WHY_NO_VOLUME: dict[int, tuple[type[errors.BridgeError], str]] = {
+    errno.ENOENT: (errors.NotFound, "there is no such file on its host"),
+    errno.EISDIR: (errors.InvalidArgument, "it is a directory"),
+    errno.ENOTDIR: (errors.InvalidArgument, "a part of the path is no directory"),
+    errno.ENAMETOOLONG: (errors.InvalidArgument, "the path, or a part of it, is too long"),
+    errno.ELOOP: (errors.InvalidArgument, "its symbolic links lead in a circle"),
+    errno.EINVAL: (
+        errors.InvalidArgument,
+        "its size must be a multiple of the block size, and that no smaller than the device's own",
+    ),
+    errno.EACCES: (errors.FailedPrecondition, "it may not open it for reading and writing"),
+    errno.EPERM: (errors.FailedPrecondition, "it may not open it for reading and writing"),
+    errno.EROFS: (errors.FailedPrecondition, "it is on a file system that is read-only"),
+    errno.ETXTBSY: (errors.FailedPrecondition, "it is a program that is running"),
+    errno.EBUSY: (errors.FailedPrecondition, "the device is in use"),
+    errno.ENXIO: (errors.FailedPrecondition, "there is no device behind it, or it is a socket"),
+    errno.ENODEV: (errors.FailedPrecondition, "there is no device behind it"),
+}
+"""What opening a file, or looking at it, can end in (open(2), bdev_aio.c)."""
+
 
 class AioVolumeSide(IdentifiedVolumeSide[AioVolume, Measured]):
     """Another file, block size or UUID makes it anew; a larger file is taken over as it is."""
@@ -59,17 +79,12 @@ class AioVolumeSide(IdentifiedVolumeSide[AioVolume, Measured]):
 
     async def diagnose(self, record: Record[AioVolume, Measured], failure: StepFailed) -> errors.BridgeError:
         filename, error = record.desired.filename, failure.error
-        if isinstance(error, SpdkError) and error.method == "bdev_aio_create":
-            if error.is_errno(errno.ENOENT):
-                text = f"the target's host has no file {filename}"
-                return errors.NotFound(text, field="filename", resource=filename)
-            if error.is_errno(errno.EACCES, errno.EPERM):
-                return errors.FailedPrecondition(f"the target may not open {filename}", field="filename")
-            if error.is_errno(errno.EINVAL):
-                text = (
-                    f"{filename} cannot be a volume: its size must be a multiple of the block size, at least one block"
-                )
-                return errors.InvalidArgument(text, field="filename")
+        if isinstance(error, SpdkError) and error.method == "bdev_aio_create" and error.errno in _WHY_NO_VOLUME:
+            make, why = _WHY_NO_VOLUME[error.errno]
+            return make(f"the target cannot use {filename}: {why}", field="filename", resource=filename)
+        if isinstance(error, SpdkError) and error.method == "bdev_aio_rescan" and error.is_errno(errno.EBUSY):
+            text = f"{filename} has become smaller, and something has bdev {record.id} open"
+            return errors.FailedPrecondition(text, field="filename", resource=record.name)
         return await super().diagnose(record, failure)
 
     def _make(self, record: Record[AioVolume, Measured]) -> Step:

@@ -70,10 +70,29 @@ class BdevSide(SpdkSide[M, P, Bdev], Generic[M, P]):
         return do
 
     async def diagnose(self, record: Record[M, P], failure: StepFailed) -> errors.BridgeError:
-        if isinstance(failure.error, SpdkError) and failure.error.gone:
+        error = failure.error
+        if isinstance(error, SpdkError) and error.method.endswith("_create"):
+            return (await self._why_taken(record) if error.exists else None) or failure.undiagnosed()
+        if isinstance(error, SpdkError) and error.gone:
             text = f"bdev {record.id} is not on the target any more: the bridge will restore it, try again then"
             return errors.Aborted(text, resource=record.name)
         return failure.undiagnosed()
+
+    async def _why_taken(self, record: Record[M, P]) -> errors.BridgeError | None:
+        """Why a bdev cannot have the record's name or UUID; None where a bdev of the name is seen."""
+        unique, view = self.uuid(record), self.target.view()
+        named, same = await asyncio.gather(view.bdev(record.id), view.bdev(unique or record.id))
+        if same is not None and same.name != record.id:
+            text = f"the UUID {unique} is that of bdev {same.name} on the target"
+            return errors.AlreadyExists(text, field="uuid", resource=same.name)
+        if named is None:
+            text = f"the target is still removing another bdev named {record.id}, or with its UUID: try again"
+            return errors.Aborted(text, resource=record.name)
+        return None
+
+    def uuid(self, record: Record[M, P]) -> str:
+        """The UUID that the bdev is given; "" where the target chooses it."""
+        return ""
 
     def require_idle(self, record: Record[M, P], why: str) -> None:
         """Raises FailedPrecondition while anything of the bridge stands on the volume."""
@@ -85,6 +104,9 @@ class BdevSide(SpdkSide[M, P, Bdev], Generic[M, P]):
 
 class IdentifiedVolumeSide(BdevSide[M, I], Generic[M, I]):
     """A volume whose bdev was given the UUID that was chosen for it, and is recognised by that."""
+
+    def uuid(self, record: Record[M, I]) -> str:
+        return uuid_of(record)
 
     def ours(self, record: Record[M, I], seen: Bdev) -> bool:
         return seen.name == record.id and seen.uuid in map(uuid_of, record.states)

@@ -23,7 +23,7 @@ async def why_absent(
     found = await target.view().bdev(volume.bdev)
     if found is not None:
         return another(volume, found, field) if volume.identity not in ("", found.uuid) else None
-    if any(True for _ in graph.holders(f"bdev:{volume.bdev}")):
+    if any(owner.phase is not Phase.DELETED for owner in graph.holders(f"bdev:{volume.bdev}")):
         text = f"bdev {volume.bdev} is not on the target just now: the bridge will restore it, try again then"
         return errors.Aborted(text, field=field, resource=volume.bdev)
     return errors.FailedPrecondition(f"bdev {volume.bdev} is not on the target", field=field, resource=volume.bdev)

@@ -25,6 +25,10 @@ from opi_spdk_bridge.targets.spdk.underlying import has_identity, required
 _FIELD = "volume_name_ref"
 _STAND_IN_BYTES = 512
 
+_FOR_A_MOMENT = ("bdev_get_bdevs", "bdev_crypto_create")
+_ON_THE_BASE = (*_FOR_A_MOMENT, "bdev_crypto_delete")
+"""Calls that the base decides on: a vbdev that cannot be deleted is gone with it."""
+
 
 class EncryptedVolumeSide(BdevSide[EncryptedVolume, Encrypted]):
     """Recognised by the name of its key object, which the target shows of a vbdev."""
@@ -135,12 +139,17 @@ class EncryptedVolumeSide(BdevSide[EncryptedVolume, Encrypted]):
         return False  # the target would take a base that does not exist
 
     async def diagnose(self, record: Record[EncryptedVolume, Encrypted], failure: StepFailed) -> errors.BridgeError:
-        error = failure.error
-        if isinstance(error, SpdkError) and error.method == "bdev_crypto_create" and error.is_errno(errno.EEXIST):
+        error, found = failure.error, record
+        assert isinstance(error, SpdkError)
+        if error.method == "bdev_crypto_create" and error.is_errno(errno.EEXIST):
             return self._name_kept(record)
-        if isinstance(error, SpdkError) and error.method == "bdev_crypto_delete" and record.previous is not None:
-            record = record.previous  # what was to be replaced is away
-        blocked = await why_not_claimable(self.target, self.graph, record, _FIELD)
+        if error.method == "bdev_crypto_delete" and record.previous is not None:
+            found = record.previous  # what was to be replaced is away
+        concerned = error.method in _ON_THE_BASE
+        blocked = await why_not_claimable(self.target, self.graph, found, _FIELD) if concerned else None
+        if blocked is None and error.method in _FOR_A_MOMENT and error.gone:
+            text = f"bdev {found.own.bdev} or the key was gone from the target for a moment: try again"
+            return errors.Aborted(text, resource=record.name)
         return blocked or await super().diagnose(record, failure)
 
     def _name_kept(self, record: Record[EncryptedVolume, Encrypted]) -> errors.BridgeError:

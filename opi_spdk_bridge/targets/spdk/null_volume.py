@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+
+from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.kinds.shared.bdev import Identified, uuid_of
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
+from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.steps import Step, gone
+from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
 from opi_spdk_bridge.targets.spdk.bdev import IdentifiedVolumeSide
 
 _MIB = 1024 * 1024
@@ -36,6 +40,13 @@ class NullVolumeSide(IdentifiedVolumeSide[NullVolume, Identified]):
         if uuid_of(old) == uuid_of(new):
             return self._reshape(new, old.desired.block_size, old.desired.blocks_count)
         return self._rebuild(new, self._create(old))
+
+    async def diagnose(self, record: Record[NullVolume, Identified], failure: StepFailed) -> errors.BridgeError:
+        error = failure.error
+        if isinstance(error, SpdkError) and error.method == "bdev_null_resize" and error.is_errno(errno.EINVAL):
+            text = f"bdev {record.id} has become larger than that on the target, by somebody else's doing"
+            return errors.FailedPrecondition(text, field="blocks_count", resource=record.name)
+        return await super().diagnose(record, failure)
 
     def _reshape(self, record: Record[NullVolume, Identified], block_size: int, blocks_count: int) -> list[Step]:
         """From a bdev of the given geometry to the desired one."""

@@ -36,6 +36,12 @@ _MODES = {
     NVME_MULTIPATH_MULTIPATH: "multipath",
 }
 
+_NO_ANSWER = (
+    errno.EIO, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
+    errno.ENETUNREACH, errno.EADDRNOTAVAIL,
+)  # fmt: skip
+"""What a target says when it finds nobody: EIO, before 25.05 ENODEV, and what sockets give."""
+
 # A path that breaks is kept and tried again for ever: its bdevs and what stands on them outlive a network fault.
 _PERSISTENCE = {"ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1}
 
@@ -115,16 +121,20 @@ class NvmePathSide(SpdkSide[NvmePath, Own, Seen]):
         return [detach, *attach]
 
     async def diagnose(self, record: Record[NvmePath, Own], failure: StepFailed) -> errors.BridgeError:
-        error = failure.error
-        if isinstance(error, SpdkError) and error.method == "bdev_nvme_attach_controller":
-            to = f"{in_words(record)}" + (f", subsystem {nqn}" if (nqn := record.desired.fabrics.subnqn) else "")
-            if error.is_errno(errno.EIO, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ENXIO, errno.ENODEV):
-                text = f"the target cannot connect to {to}: nothing answers there, or not for this host"
-                return errors.PeerUnreachable(text, field="traddr")
-            if error.is_errno(errno.EALREADY):
-                return errors.AlreadyExists(f"the target is connected to {to} already", field="traddr")
-            return errors.FailedPrecondition(f"the target would not connect to {to}: {error.message}", field="traddr")
-        return failure.undiagnosed()
+        error, fabrics = failure.error, record.desired.fabrics
+        if not isinstance(error, SpdkError) or error.method != "bdev_nvme_attach_controller":
+            return failure.undiagnosed()
+        to = in_words(record) + (f", subsystem {fabrics.subnqn}" if fabrics.subnqn else "")
+        if error.errno in _NO_ANSWER or (error.is_invalid_parameters and self.target.release.number < (24, 5)):
+            source = f", or {fabrics.source_traddr} is no address of the target's" if fabrics.source_traddr else ""
+            text = f"the target cannot connect to {to}: nothing answers there, or not for this host{source}"
+            return errors.PeerUnreachable(text, field="traddr")
+        if error.is_errno(errno.EALREADY) and "multipath is disabled" not in error.message:
+            return errors.AlreadyExists(f"the target is connected to {to} already", field="traddr")
+        best = failure.undiagnosed()
+        if isinstance(best, errors.ResourceExhausted | errors.Aborted):
+            return best
+        return errors.FailedPrecondition(f"the target would not connect to {to}: {error.message}", field="traddr")
 
     async def measure(self, record: Record[NvmePath, Own]) -> Counters:
         """The path's own counters where the target keeps them, else those of the volumes behind it."""

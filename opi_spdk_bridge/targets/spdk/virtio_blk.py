@@ -11,6 +11,7 @@ from opi_spdk_bridge.kinds.shared.qos import Limited, limited
 from opi_spdk_bridge.kinds.shared.underlying import same, volume_of
 from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
 from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import VhostController
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.view import View
@@ -84,9 +85,8 @@ class VirtioBlkSide(VhostSide[VirtioBlk, Limited]):
         return [*steps, *(self.host.plug(new, now, again=True) if moves else [])]
 
     async def diagnose(self, record: Record[VirtioBlk, Limited], failure: StepFailed) -> errors.BridgeError:
-        if isinstance(failure.error, errors.BridgeError):
-            return failure.error
-        blocked = await why_not_claimable(self.target, self.graph, record, _FIELD)
+        creating = isinstance(failure.error, SpdkError) and failure.error.method == "vhost_create_blk_controller"
+        blocked = await why_not_claimable(self.target, self.graph, record, _FIELD) if creating else None
         return blocked or await super().diagnose(record, failure)
 
     async def measure(self, record: Record[VirtioBlk, Limited]) -> Counters:

@@ -20,6 +20,7 @@ from opi_spdk_bridge.kinds.virtio_scsi import MOST_LUNS
 from opi_spdk_bridge.pb.storage.frontend_virtio_scsi_pb2 import VirtioScsiController, VirtioScsiLun, VirtioScsiTarget
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
+from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import ScsiTarget, VhostController
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
 from opi_spdk_bridge.spdk.view import View
@@ -114,7 +115,8 @@ class VirtioScsiLunSide(SpdkSide[VirtioScsiLun, OnDevice, ScsiTarget]):
         return [remove, self._add(new), *qos.on_open(self.target, self.graph, volume_of(new))]
 
     async def diagnose(self, record: Record[VirtioScsiLun, OnDevice], failure: StepFailed) -> errors.BridgeError:
-        blocked = await why_not_claimable(self.target, self.graph, record, _FIELD)
+        adding = isinstance(failure.error, SpdkError) and failure.error.method == "vhost_scsi_controller_add_target"
+        blocked = await why_not_claimable(self.target, self.graph, record, _FIELD) if adding else None
         if blocked is not None:
             return blocked
         device = await self.target.view().vhost(record.own.ctrlr)
