@@ -10,7 +10,8 @@ from typing import Any
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Facts, Record, Settled
 from opi_spdk_bridge.kinds import rules
-from opi_spdk_bridge.kinds.bdev import UINT32_MAX, BdevKind
+from opi_spdk_bridge.kinds.bdev import BdevKind
+from opi_spdk_bridge.kinds.shape import check_block_size
 from opi_spdk_bridge.pb.storage.backend_aio_pb2 import AioVolume
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
@@ -51,10 +52,7 @@ class AioVolumeKind(BdevKind[AioVolume]):
             text = f"filename {resource.filename[:200]!r} is not an absolute path on the target's host"
             raise errors.InvalidArgument(text, field="filename")
         if resource.block_size:
-            rules.within(resource.block_size, 512, UINT32_MAX, "block_size")
-            if resource.block_size & (resource.block_size - 1):
-                text = f"block_size is {resource.block_size}; it must be a power of two"
-                raise errors.InvalidArgument(text, field="block_size")
+            check_block_size(resource.block_size)
         rules.within(resource.blocks_count, 0, 2**63 - 1, "blocks_count")
 
     async def settle(self, name: str, resource: AioVolume, before: Record | None) -> Settled:

@@ -25,9 +25,6 @@ from opi_spdk_bridge.spdk.view import View
 
 M = TypeVar("M", bound=Message)
 
-UINT32_MAX = 2**32 - 1
-UINT64_MAX = 2**64 - 1
-
 
 class BdevKind(SpdkKind[M, Bdev]):
     """A volume whose bdev is recognised by its UUID: the client's, or one chosen before the first call."""
@@ -118,11 +115,3 @@ class BdevKind(SpdkKind[M, Bdev]):
         if users:
             text = f"{why} is possible only while nothing stands on {record.name}; {', '.join(users[:5])} does"
             raise errors.FailedPrecondition(text, resource=users[0])
-
-
-def check_geometry(block_size: int, blocks_count: int) -> None:
-    """Sizes as the target takes them: whole multiples of 512 bytes, at least one block."""
-    rules.within(block_size, 512, UINT32_MAX, "block_size")
-    if block_size % 512:
-        raise errors.InvalidArgument(f"block_size is {block_size}; it must be a multiple of 512", field="block_size")
-    rules.within(blocks_count, 1, UINT64_MAX // block_size, "blocks_count")

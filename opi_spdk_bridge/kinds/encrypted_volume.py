@@ -13,6 +13,7 @@ from opi_spdk_bridge.core.kind import Phase, Postponed, Record, Reservation, Set
 from opi_spdk_bridge.core.volumes import bdev_reservation
 from opi_spdk_bridge.kinds.bdev import BdevKind
 from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
+from opi_spdk_bridge.kinds.shape import ENCRYPTION, require_usable
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.middleend_encryption_pb2 import EncryptedVolume
 from opi_spdk_bridge.spdk import methods
@@ -56,6 +57,7 @@ class EncryptedVolumeKind(BdevKind[EncryptedVolume]):
 
     async def settle(self, name: str, resource: EncryptedVolume, before: Record | None) -> Settled:
         volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
+        await require_usable(self, volume, before, ENCRYPTION, _FIELD)
         unchanged = (
             before is not None
             and (before.desired.key, before.desired.cipher) == (resource.key, resource.cipher)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Settled
-from opi_spdk_bridge.kinds.bdev import BdevKind, check_geometry
+from opi_spdk_bridge.kinds.bdev import BdevKind
+from opi_spdk_bridge.kinds.shape import check_geometry
 from opi_spdk_bridge.pb.storage.backend_malloc_pb2 import MallocVolume
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import Bdev
@@ -24,10 +25,10 @@ class MallocVolumeKind(BdevKind[MallocVolume]):
     immutable: ClassVar[tuple[str, ...]] = ("block_size", "blocks_count", "metadata_size", "uuid")
 
     def check(self, resource: MallocVolume) -> None:
-        check_geometry(resource.block_size, resource.blocks_count)
         if resource.metadata_size not in _METADATA_SIZES:
             text = f"metadata_size is {resource.metadata_size}; the target takes {_METADATA_SIZES}"
             raise errors.InvalidArgument(text, field="metadata_size")
+        check_geometry(resource.block_size, resource.blocks_count, resource.metadata_size)
 
     async def settle(self, name: str, resource: MallocVolume, before: Record | None) -> Settled:
         return Settled(assigned={} if resource.uuid else {"uuid": str(uuid.uuid4())})

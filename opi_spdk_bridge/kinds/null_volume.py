@@ -7,7 +7,8 @@ import uuid
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Record, Settled
-from opi_spdk_bridge.kinds.bdev import BdevKind, check_geometry
+from opi_spdk_bridge.kinds.bdev import BdevKind
+from opi_spdk_bridge.kinds.shape import check_geometry
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call

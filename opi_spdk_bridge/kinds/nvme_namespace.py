@@ -14,6 +14,7 @@ from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import claim_reservation, why_not_claimable
 from opi_spdk_bridge.kinds.hotplug import Host
+from opi_spdk_bridge.kinds.shape import NAMESPACE, require_usable
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call
@@ -52,6 +53,7 @@ class NvmeNamespaceKind(SpdkKind[NvmeNamespace, Namespace]):
 
     async def settle(self, name: str, resource: NvmeNamespace, before: Record | None) -> Settled:
         volume = await self.volumes.resolve(resource.spec.volume_name_ref, "spec.volume_name_ref")
+        await require_usable(self, volume, before, NAMESPACE, "spec.volume_name_ref")
         assigned: dict[str, str | int] = dict(before.assigned) if before else {}
         if not before:
             if not resource.spec.host_nsid:

@@ -10,6 +10,7 @@ from opi_spdk_bridge.kinds import qos
 from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
 from opi_spdk_bridge.kinds.hotplug import Function
 from opi_spdk_bridge.kinds.pci import check_function, function_reservation
+from opi_spdk_bridge.kinds.shape import VIRTIO, require_usable
 from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
 from opi_spdk_bridge.spdk import methods
@@ -37,6 +38,7 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
 
     async def settle(self, name: str, resource: VirtioBlk, before: Record | None) -> Settled:
         volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
+        await require_usable(self, volume, before, VIRTIO, _FIELD)
         limits = qos.target_limits(resource.max_limit) if resource.HasField("max_limit") else None
         if limits is None and before is not None and qos.LIMITS in before.private:
             limits = qos.NO_LIMITS  # taken off now or, where that must wait, when the volume is open

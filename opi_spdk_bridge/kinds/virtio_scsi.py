@@ -19,6 +19,7 @@ from opi_spdk_bridge.kinds import qos, rules
 from opi_spdk_bridge.kinds.base import SpdkKind
 from opi_spdk_bridge.kinds.claims import shared_claim_reservation, why_not_claimable
 from opi_spdk_bridge.kinds.pci import function_reservation
+from opi_spdk_bridge.kinds.shape import VIRTIO, require_usable
 from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_scsi_pb2 import VirtioScsiController, VirtioScsiLun, VirtioScsiTarget
 from opi_spdk_bridge.spdk import methods
@@ -99,6 +100,7 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
     async def settle(self, name: str, resource: VirtioScsiLun, before: Record | None) -> Settled:
         device = self._device(resource.target_name_ref)
         volume = await self.volumes.resolve(resource.volume_name_ref, "volume_name_ref")
+        await require_usable(self, volume, before, VIRTIO, "volume_name_ref")
         if before is not None and before.private[_CTRLR] == device.id:
             number = before.private[_NUMBER]
         else:
