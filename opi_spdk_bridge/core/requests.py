@@ -24,14 +24,16 @@ def desired(kind: AnyKind, resource: Message, field: str) -> Message:
 def merged(kind: AnyKind, old: Record, shown: Facts, resource: Message, mask: Sequence[str], field: str) -> Message:
     """The desired resource after an update request, with the rules on it checked; raises InvalidArgument.
 
-    What Get filled in or showed of the target comes back as if it had been left out.
+    What Get filled in or showed of the target comes back as if it had been left out, also where the mask names it: the
+    mask of an HTTP PATCH is whatever its body has.
     """
     request = type(resource)()
     request.CopyFrom(resource)
     fields.strip_outputs(request)
-    for path, value in shown.items():
-        if path not in mask and fields.has(request, path) and fields.get(request, path) == value:
-            fields.copy(old.desired, request, path)
+    for facts in (kind.shown_when_ready(old), shown):  # the one is what Get shows while the target has not told
+        for path, value in facts.items():
+            if fields.has(request, path) and fields.get(request, path) == value:
+                fields.copy(old.desired, request, path)
     wanted = fields.update(old.desired, request, mask, keep=(*kind.assigned, *kind.secrets), prefix=field)
     wanted = _valid(kind, wanted, field)
     for path in kind.assigned:

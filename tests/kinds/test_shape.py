@@ -1,4 +1,4 @@
-"""The shape of volumes: what no host could use is refused where it is made or where it is to be shown, for its reason."""
+"""The shape of volumes: what no host could use is refused where it is made, or is to be shown, for its reason."""
 
 from __future__ import annotations
 
