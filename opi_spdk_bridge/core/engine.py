@@ -201,7 +201,8 @@ class Engine:
                     raise _not_found(name)
                 desired = requests.desired(entry.kind, resource, field)
                 return self._present(entry, await self._create_new(entry, name, desired))
-            desired = requests.merged(entry.kind, old, self._catalog.shown(name), resource, mask, field)
+            shown = entry.side.shown_when_ready(old), self._catalog.shown(name)
+            desired = requests.merged(entry.kind, old, shown, resource, mask, field)
             if desired == old.desired:
                 return self._present(entry, old)
             await self._target.ready()

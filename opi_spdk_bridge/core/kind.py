@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol
 
 from google.protobuf.message import Message
@@ -37,6 +37,19 @@ class Reservation:
     field: str = ""
 
 
+class Shape(Protocol):
+    """The blocks of a volume: `block_size` in bytes, with the `md_size` bytes of metadata in it where interleaved."""
+
+    @property
+    def block_size(self) -> int: ...
+
+    @property
+    def md_size(self) -> int: ...
+
+    @property
+    def md_interleave(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
     """What a volume reference stands for: a bdev on the target and the resource that this stands on.
@@ -49,6 +62,8 @@ class Volume:
     uuid: str = ""
     resource: str = ""
     by_name: bool = False
+    shape: Shape | None = field(default=None, compare=False)
+    """None for a volume of the bridge's that everything can use, and where it does not matter."""
 
     @property
     def identity(self) -> str:

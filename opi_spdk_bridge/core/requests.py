@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,17 +22,21 @@ def desired(kind: AnyKind, resource: Message, field: str) -> Message:
     return _valid(kind, wanted, field)
 
 
-def merged(kind: AnyKind, old: AnyRecord, shown: Facts, resource: Message, mask: Sequence[str], field: str) -> Message:
+def merged(
+    kind: AnyKind, old: AnyRecord, shown: Iterable[Facts], resource: Message, mask: Sequence[str], field: str
+) -> Message:
     """The desired resource after an update request, with the rules on it checked; raises InvalidArgument.
 
-    What Get filled in or showed of the target comes back as if it had been left out.
+    What Get filled in or showed of the target comes back as if it had been left out, also where the mask names it: the
+    mask of an HTTP PATCH is whatever its body has. `shown` is what Get may have shown, of the target or before it told.
     """
     request = type(resource)()
     request.CopyFrom(resource)
     fields.strip_outputs(request)
-    for path, value in shown.items():
-        if path not in mask and fields.has(request, path) and fields.get(request, path) == value:
-            fields.copy(old.desired, request, path)
+    for facts in shown:
+        for path, value in facts.items():
+            if fields.has(request, path) and fields.get(request, path) == value:
+                fields.copy(old.desired, request, path)
     wanted = fields.update(old.desired, request, mask, keep=(*kind.assigned, *kind.secrets), prefix=field)
     wanted = _valid(kind, wanted, field)
     for path in kind.assigned:

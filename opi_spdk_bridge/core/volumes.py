@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import VOLUMES_BEHIND, Graph, Reservation, Volume
+from opi_spdk_bridge.core.kind import VOLUMES_BEHIND, Graph, Reservation, Shape, Volume
 from opi_spdk_bridge.core.record import AnyRecord, Phase
 from opi_spdk_bridge.core.registry import Registry
 
@@ -17,7 +17,7 @@ _NUMBERED = re.compile(r"(.+)n[1-9]\d*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-class Bdev(Protocol):
+class Bdev(Shape, Protocol):
     """What is asked of a bdev on the target."""
 
     @property
@@ -108,7 +108,9 @@ class Volumes:
         if found is None:
             return None
         holder = self._remote_controller(found.name)
-        return self._managed(found.name) or Volume(found.name, found.uuid, holder, by_name=found.name == name)
+        return self._managed(found.name) or Volume(
+            found.name, found.uuid, holder, by_name=found.name == name, shape=found
+        )
 
     async def _behind(self, identity: str) -> Volume | None:
         """A volume by a UUID that the target does not know: one of another machine can have several."""

@@ -11,7 +11,8 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Settled
 from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.kinds.shared import rules
-from opi_spdk_bridge.kinds.shared.bdev import UINT32_MAX, Identified, IdentifiedVolumeKind
+from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind
+from opi_spdk_bridge.kinds.shared.shape import check_block_size
 from opi_spdk_bridge.pb.storage.backend_aio_pb2 import AioVolume
 
 
@@ -34,10 +35,7 @@ class AioVolumeKind(IdentifiedVolumeKind[AioVolume, Measured]):
             text = f"filename {resource.filename[:200]!r} is not an absolute path on the target's host"
             raise errors.InvalidArgument(text, field="filename")
         if resource.block_size:
-            rules.within(resource.block_size, 512, UINT32_MAX, "block_size")
-            if resource.block_size & (resource.block_size - 1):
-                text = f"block_size is {resource.block_size}; it must be a power of two"
-                raise errors.InvalidArgument(text, field="block_size")
+            check_block_size(resource.block_size)
         rules.within(resource.blocks_count, 0, 2**63 - 1, "blocks_count")
 
     async def settle(

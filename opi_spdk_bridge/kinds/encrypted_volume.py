@@ -13,6 +13,7 @@ from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.core.volumes import bdev_reservations
 from opi_spdk_bridge.kinds.shared.base import ContractKind
 from opi_spdk_bridge.kinds.shared.claims import claim_reservation
+from opi_spdk_bridge.kinds.shared.shape import ENCRYPTION, require_usable
 from opi_spdk_bridge.kinds.shared.underlying import OnVolume, same, stands_on, volume_of
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.middleend_encryption_pb2 import EncryptedVolume
@@ -61,6 +62,7 @@ class EncryptedVolumeKind(ContractKind[EncryptedVolume, Encrypted]):
         taken: Collection[Any] = (),
     ) -> Settled[Encrypted]:
         volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
+        require_usable(volume, before, ENCRYPTION, _FIELD)
         unchanged = (
             before is not None
             and (before.desired.key, before.desired.cipher) == (resource.key, resource.cipher)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Settled
+from opi_spdk_bridge.core.kind import Settled, Volume
 from opi_spdk_bridge.core.record import Record
-from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind, check_geometry
+from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind, uuid_of
+from opi_spdk_bridge.kinds.shared.shape import check_geometry
 from opi_spdk_bridge.pb.storage.backend_malloc_pb2 import MallocVolume
 
 _METADATA_SIZES = (0, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class _WithMetadata:
+    """The shape of a malloc volume: its metadata is along with its data."""
+
+    block_size: int
+    md_size: int
+    md_interleave: bool = True
 
 
 class MallocVolumeKind(IdentifiedVolumeKind[MallocVolume, Identified]):
@@ -24,10 +35,10 @@ class MallocVolumeKind(IdentifiedVolumeKind[MallocVolume, Identified]):
     immutable: ClassVar[tuple[str, ...]] = ("block_size", "blocks_count", "metadata_size", "uuid")
 
     def check(self, resource: MallocVolume) -> None:
-        check_geometry(resource.block_size, resource.blocks_count)
         if resource.metadata_size not in _METADATA_SIZES:
             text = f"metadata_size is {resource.metadata_size}; the target takes {_METADATA_SIZES}"
             raise errors.InvalidArgument(text, field="metadata_size")
+        check_geometry(resource.block_size, resource.blocks_count, resource.metadata_size)
 
     async def settle(
         self,
@@ -37,3 +48,7 @@ class MallocVolumeKind(IdentifiedVolumeKind[MallocVolume, Identified]):
         taken: Collection[Any] = (),
     ) -> Settled[Identified]:
         return Settled(Identified(uuid=None if resource.uuid else str(uuid.uuid4())))
+
+    def volume(self, record: Record[MallocVolume, Identified]) -> Volume | None:
+        size, metadata = record.desired.block_size, record.desired.metadata_size
+        return Volume(record.id, uuid_of(record), shape=_WithMetadata(size + metadata, metadata))

@@ -8,7 +8,8 @@ from typing import Any
 
 from opi_spdk_bridge.core.kind import Settled
 from opi_spdk_bridge.core.record import Record
-from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind, check_geometry
+from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind
+from opi_spdk_bridge.kinds.shared.shape import check_geometry
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 
 

@@ -14,6 +14,7 @@ from opi_spdk_bridge.core.record import Record, fills
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind, parent_of
 from opi_spdk_bridge.kinds.shared.claims import claim_reservation
+from opi_spdk_bridge.kinds.shared.shape import NAMESPACE, require_usable
 from opi_spdk_bridge.kinds.shared.underlying import OnVolume, stands_on
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace
 
@@ -58,6 +59,7 @@ class NvmeNamespaceKind(ContractKind[NvmeNamespace, NamespaceOwn]):
     ) -> Settled[NamespaceOwn]:
         parent = name.rsplit("/", 2)[0]
         volume = await self.volumes.resolve(resource.spec.volume_name_ref, VOLUME)
+        require_usable(volume, before, NAMESPACE, VOLUME)
         chosen = before.own if before is not None else self._chosen(parent, resource, volume, taken)
         own = replace(chosen, bdev=volume.bdev, volume_uuid=volume.identity)
         return Settled(own, (parent, *stands_on(volume)))

@@ -13,6 +13,7 @@ from opi_spdk_bridge.kinds.shared.base import ContractKind
 from opi_spdk_bridge.kinds.shared.claims import shared_claim_reservation
 from opi_spdk_bridge.kinds.shared.pci import check_function, function_reservation
 from opi_spdk_bridge.kinds.shared.qos import Limited
+from opi_spdk_bridge.kinds.shared.shape import VIRTIO, require_usable
 from opi_spdk_bridge.kinds.shared.underlying import stands_on
 from opi_spdk_bridge.kinds.shared.vhost import vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
@@ -39,6 +40,7 @@ class VirtioBlkKind(ContractKind[VirtioBlk, Limited]):
         self, name: str, resource: VirtioBlk, before: Record[VirtioBlk, Limited] | None, taken: Collection[Any] = ()
     ) -> Settled[Limited]:
         volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
+        require_usable(volume, before, VIRTIO, _FIELD)
         limits = qos.target_limits(resource.max_limit) if resource.HasField("max_limit") else None
         if limits is None and before is not None and before.own.qos is not None:
             limits = qos.NO_LIMITS  # taken off now or, where that must wait, when the volume is open

@@ -12,6 +12,7 @@ from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind
 from opi_spdk_bridge.kinds.shared.claims import shared_claim_reservation
 from opi_spdk_bridge.kinds.shared.pci import function_reservation
+from opi_spdk_bridge.kinds.shared.shape import VIRTIO, require_usable
 from opi_spdk_bridge.kinds.shared.underlying import stands_on
 from opi_spdk_bridge.kinds.shared.vhost import OnDevice, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_scsi_pb2 import VirtioScsiController, VirtioScsiLun, VirtioScsiTarget
@@ -76,6 +77,7 @@ class VirtioScsiLunKind(ContractKind[VirtioScsiLun, OnDevice]):
     ) -> Settled[OnDevice]:
         device = self._device(resource.target_name_ref)
         volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
+        require_usable(volume, before, VIRTIO, _FIELD)
         stays = before is not None and before.own.ctrlr == device.id
         number = before.own.number if before is not None and stays else self._free_number(device, taken)
         own = OnDevice(bdev=volume.bdev, volume_uuid=volume.identity, ctrlr=device.id, number=number)

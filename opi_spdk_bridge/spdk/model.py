@@ -21,6 +21,8 @@ class Bdev(_Answer):
     block_size: int
     num_blocks: int
     md_size: int = 0
+    md_interleave: bool = False
+    """Whether `md_size` bytes of `block_size` are metadata; else they are kept apart."""
     claimed: bool = False
     claim_type: str = ""
     on_volume: bool = True

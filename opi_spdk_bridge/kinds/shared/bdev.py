@@ -8,16 +8,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
 from opi_spdk_bridge.core.kind import Reservation, Volume
 from opi_spdk_bridge.core.record import M, Own, Record, fills
 from opi_spdk_bridge.core.volumes import bdev_reservations
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind
-
-UINT32_MAX = 2**32 - 1
-UINT64_MAX = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +47,3 @@ def uuid_of(record: Record[Message, Identified]) -> str:
     """The UUID of a volume's bdev."""
     given: Any = fields.get(record.desired, "uuid")
     return str(given or record.own.uuid or "")
-
-
-def check_geometry(block_size: int, blocks_count: int) -> None:
-    """Sizes as the target takes them: whole multiples of 512 bytes, at least one block."""
-    rules.within(block_size, 512, UINT32_MAX, "block_size")
-    if block_size % 512:
-        raise errors.InvalidArgument(f"block_size is {block_size}; it must be a multiple of 512", field="block_size")
-    rules.within(blocks_count, 1, UINT64_MAX // block_size, "blocks_count")

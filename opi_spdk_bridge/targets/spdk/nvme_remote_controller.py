@@ -56,7 +56,7 @@ class NvmeRemoteControllerSide(SpdkSide[NvmeRemoteController, Keyed, keys.Seen])
         )
         if found is None or remote_nsid(record.id, found) != nsid:
             return None
-        return Volume(bdev, found.uuid, by_name=not (data.nguid or uuid))
+        return Volume(bdev, found.uuid, by_name=not (data.nguid or uuid), shape=found)
 
     async def look(self, record: Record[NvmeRemoteController, Keyed], view: View) -> keys.Seen | None:
         return await keys.look(record, self.target, view, record.desired.tcp.psk)
