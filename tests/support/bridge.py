@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +105,7 @@ class Bridge(Client):
         return self._log.read_text() if self._log.exists() else ""
 
     def start(self) -> None:
-        """Starts it and waits until it serves."""
+        """Starts it and waits until it serves and, where its target is up, is connected to it."""
         arguments = []
         for name, value in self._flags.items():
             flag = f"--{name.replace('_', '-')}"
@@ -121,7 +122,22 @@ class Bridge(Client):
             return bool(found)
 
         wait_until(serves, "the bridge serves")
+        if self._tells_of_targets():
+            wait_until(lambda: "connected to SPDK" in self.log[seen:] or not self._target_is_up(), "it has its target")
         Client.__init__(self, self.address)
+
+    def _tells_of_targets(self) -> bool:
+        """Whether its log has a line for each connection to a target."""
+        config = self._flags.get("config")
+        others = config is not None and "log_level" in Path(config).read_text()
+        return not others and self._flags.get("log_level", "info") in ("debug", "info")
+
+    def _target_is_up(self) -> bool:
+        path = str(self._flags.get("spdk", ""))
+        if not self.running or "/" not in path:
+            return False
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+            return probe.connect_ex(path) == 0
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends it with that signal and returns its exit status."""
