@@ -75,7 +75,7 @@ class HttpServer:
         self._serving: list[asyncio.Task[None]] = []
 
     async def start(self) -> list[str]:
-        """Starts listening and returns the addresses with their real ports; raises Unavailable when one is taken."""
+        """Starts listening and returns the addresses with their real ports; raises CannotListen."""
         with contextlib.ExitStack() as opened:
             sockets = [opened.enter_context(await _listen(listener)) for listener in self._listeners]
             opened.pop_all()
@@ -159,22 +159,13 @@ class _Server(uvicorn.Server):
 
 
 async def _listen(listener: Listener) -> socket.socket:
-    if listener.path is not None:
-        await asyncio.to_thread(listener.make_way)
-        try:
-            with listener.closed():
-                listening = socket.create_server(str(listener.path), family=socket.AF_UNIX, backlog=_BACKLOG)
-        except OSError as problem:
-            raise errors.Unavailable(f"cannot listen on {listener.address}: {problem.strerror}") from None
-        await asyncio.to_thread(listener.let_in)
-        return listening
-    host, _, port = listener.address.rpartition(":")
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        family, _, _, _, place = found[0]
-        return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
-    except OSError as problem:
-        raise errors.Unavailable(f"cannot listen on {listener.address}: {problem}") from None
+    if listener.path is None:
+        return await asyncio.to_thread(listener.bound)  # it may ask for a host's address
+    await asyncio.to_thread(listener.make_way)
+    with listener.closed():
+        listening = listener.bound()
+    await asyncio.to_thread(listener.let_in)
+    return listening
 
 
 def _address(listening: socket.socket) -> str:

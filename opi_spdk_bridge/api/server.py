@@ -73,7 +73,7 @@ class GrpcServer:
         return server
 
     async def start(self) -> list[str]:
-        """Starts listening and returns the addresses with their real ports; raises Unavailable when one is taken."""
+        """Starts listening and returns the addresses with their real ports; raises CannotListen."""
         bound = []
         for listener, server in zip(self._listeners, self._servers, strict=True):
             await asyncio.to_thread(listener.make_way)
@@ -90,9 +90,8 @@ class GrpcServer:
                 port = server.add_secure_port(address, self._tls.grpc_credentials())
             else:
                 port = server.add_insecure_port(address)
-        except RuntimeError:
-            text = f"cannot listen on {address}: another program has that port, or the address is not this machine's"
-            raise errors.Unavailable(text) from None
+        except RuntimeError as problem:
+            raise listener.refused(str(problem)) from None
         host, _, asked = address.rpartition(":")
         return f"{host}:{port}" if asked == "0" else address
 

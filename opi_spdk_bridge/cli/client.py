@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.listeners import Listener
+from opi_spdk_bridge.sockets import too_long
 
 _OWN = ("grpc.reflection.", "grpc.health.")
 
@@ -42,6 +43,8 @@ class Access:
 
     def channel(self) -> grpc.Channel:
         """A channel; raises click.ClickException where what was given does not fit or would give the token away."""
+        if self.address.startswith("unix:") and (problem := too_long(self.address.removeprefix("unix:"))):
+            raise click.ClickException(f"--address: {problem}")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise click.ClickException("--tls-cert and --tls-key go together")
         if not self.encrypted:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from opi_spdk_bridge import __version__, errors
+from opi_spdk_bridge.api.listeners import CannotListen
 from opi_spdk_bridge.daemon.settings import ENVIRONMENT_PREFIX, Settings, default_state
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+class WrongFlag(click.ClickException):
+    """Ends the program as a flag does that is wrong in itself."""
+
+    exit_code = click.UsageError.exit_code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -99,7 +106,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     except ValidationError as problem:
         first = problem.errors()[0]
         option = "--" + str(first["loc"][0] if first["loc"] else "config").replace("_", "-")
-        raise click.UsageError(f"{option}: {first['msg']}") from None
+        raise click.UsageError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
     except (OSError, ValueError) as problem:
         raise click.UsageError(f"--config: {problem}") from None
 
@@ -148,6 +155,7 @@ def emulate(
     run I/O.
     """
     from opi_spdk_bridge.emulator.options import EmulatorOptions
+    from opi_spdk_bridge.emulator.server import SocketError
     from opi_spdk_bridge.emulator.server import serve as serve_emulator
 
     logging.basicConfig(level=logging.WARNING, format="emulator: %(message)s")
@@ -165,6 +173,8 @@ def emulate(
 
     try:
         _run(run())
+    except SocketError as problem:
+        raise WrongFlag(f"--socket: {problem}") from None
     except (OSError, ValueError) as problem:
         raise click.ClickException(str(problem)) from None
 
@@ -310,5 +320,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(work)
+    except CannotListen as problem:
+        raise WrongFlag(problem.message) from None
     except errors.BridgeError as problem:
         raise click.ClickException(problem.message) from None

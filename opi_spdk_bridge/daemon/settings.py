@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.api.listeners import Listener
+from opi_spdk_bridge.sockets import too_long
 
 ENVIRONMENT_PREFIX = "OPI_BRIDGE_"
 
@@ -115,6 +119,24 @@ class Settings(BaseSettings):
     )
     metrics_ttl_s: float = Field(5.0, ge=0, description="How long an answer of /metrics is good for, in seconds.")
     config: Path | None = Field(None, description="A TOML file with these settings.")
+
+    @field_validator("listen", "http")
+    @classmethod
+    def _can_be_listened_on(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            for address in filter(None, addresses):
+                Listener.parse(address)
+        except errors.InvalidArgument as problem:
+            raise ValueError(problem.message) from None
+        return addresses
+
+    @field_validator("spdk", "qmp")
+    @classmethod
+    def _can_be_connected_to(cls, address: str | None) -> str | None:
+        problem = too_long(address) if address is not None and "/" in address else ""
+        if problem:
+            raise ValueError(problem)
+        return address
 
     @classmethod
     def settings_customise_sources(

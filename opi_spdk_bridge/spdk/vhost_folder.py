@@ -15,11 +15,9 @@ import stat
 from pathlib import Path
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.sockets import too_long
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.view import LiveView
-
-SOCKET_PATH_MAX = 107
-"""Bytes of a path in a socket address (unix(7), sun_path): a target cuts longer ones off without a word."""
 
 _SPDK_PROGRAMS = ("spdk_tgt", "vhost")
 """They have the folder in -S, else it is where they were started."""
@@ -82,12 +80,9 @@ def _names(path: str) -> set[str]:
 
 
 def _require_free(path: Path) -> None:
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
-        text = (
-            f"the device's socket would be {path}, but the path of a socket has at most {SOCKET_PATH_MAX} bytes: take a"
-            " shorter ID, or a target with another vhost folder (spdk_tgt -S)"
-        )
-        raise errors.FailedPrecondition(text)
+    wrong = too_long(path)  # a target cuts it off without a word
+    if wrong:
+        raise errors.FailedPrecondition(f"{wrong}: take a shorter ID, or another vhost folder (spdk_tgt -S)")
     try:
         what = _occupant(path)
     except OSError:

@@ -10,12 +10,12 @@ from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.kinds.nvme_controller import Spelt
 from opi_spdk_bridge.kinds.shared.addresses import FABRICS, FAMILIES, is_pcie, socket_folder
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController
+from opi_spdk_bridge.sockets import too_long
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import ListenAddress, Subsystem
 from opi_spdk_bridge.spdk.shared import SharedFolder
 
 MOST_LISTENERS = 16  # of a subsystem (NVMF_MAX_LISTENERS_PER_SUBSYSTEM)
-_LONGEST_SOCKET_PATH_BYTES = 107
 
 
 def listen_address(record: Record[NvmeController, Spelt], shared: SharedFolder) -> ListenAddress:
@@ -71,9 +71,9 @@ def why_not_listening(error: SpdkError, address: ListenAddress, subsystem: Subsy
 
 
 def _why_no_socket(folder: str) -> errors.BridgeError:
-    path_bytes = len(f"{folder}/cntrl".encode())
-    if path_bytes > _LONGEST_SOCKET_PATH_BYTES:
-        text = f"has {path_bytes} bytes; {_LONGEST_SOCKET_PATH_BYTES} fit: give a shorter --spdk-shared-dir"
-        return errors.FailedPrecondition(f"the path of the target's socket {folder}/cntrl {text}")
-    text = f"the target cannot make the socket {folder}/cntrl: it does not see the folder there, or may not write to it"
+    path = f"{folder}/cntrl"
+    wrong = too_long(path)
+    if wrong:
+        return errors.FailedPrecondition(f"{wrong}: give a shorter --spdk-shared-dir")
+    text = f"the target cannot make the socket {path}: it does not see the folder there, or may not write to it"
     return errors.FailedPrecondition(f"{text} (--spdk-shared-dir BRIDGE_PATH:TARGET_PATH says where it has the folder)")
