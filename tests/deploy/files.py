@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click import Option
 
-from opi_spdk_bridge import cli
-from opi_spdk_bridge.settings import Settings
+from opi_spdk_bridge.cli import main as cli
+from opi_spdk_bridge.daemon.settings import Settings
 from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]

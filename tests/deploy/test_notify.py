@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from opi_spdk_bridge import notify
+from opi_spdk_bridge.daemon import systemd as notify
 from tests.support.bridge import Bridge
 from tests.support.clock import Clock
 from tests.support.patience import HOUR_S, PATIENCE_S

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import socket
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,52 @@ def test_a_body_is_json_whatever_its_type(served: Web, content_type: str) -> Non
     answer = served.http.post("/v1/nullVolumes?null_volume_id=typed", content=content, headers=headers)
     assert answer.json()["blocksCount"] == "8"
     served.http.delete("/v1/nullVolumes/typed")
+
+
+_NULL_VOLUME = b'{"block_size": 512, "blocks_count": 8}'
+_GZIPPED = gzip.compress(_NULL_VOLUME, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", _GZIPPED),
+        ("GZip", _GZIPPED),
+        ("deflate", zlib.compress(_NULL_VOLUME)),
+        ("br", b"\x0b\x12\x80"),
+        ("zstd", b"\x28\xb5\x2f\xfd"),
+        ("no-such-coding", _NULL_VOLUME),
+        ("gzip", _NULL_VOLUME),
+        ("identity, gzip", _GZIPPED),
+        ("gzip", b""),
+        ("x" * 4000, _NULL_VOLUME),
+    ],
+)
+def test_an_encoded_body_is_a_415(served: Web, coding: str, body: bytes) -> None:
+    headers = {"content-encoding": coding}
+    requests = [
+        ("POST", "/v1/nullVolumes?null_volume_id=encoded"),
+        ("PATCH", "/v1/nullVolumes/encoded"),
+        ("POST", "/v1/nvmeRemoteControllers/encoded:reset"),
+    ]
+    for http_method, url in requests:
+        answer = served.http.request(http_method, url, content=body, headers=headers)
+        assert problem_of(answer) == (415, 3, "body")
+        assert answer.headers["accept-encoding"] == "identity"
+        assert len(answer.json()["message"]) < 200
+    assert served.http.get("/v1/nullVolumes/encoded").status_code == 404
+
+
+def test_encoded_bodies_in_several_headers_are_a_415(served: Web) -> None:
+    twice = [("content-encoding", "identity"), ("content-encoding", "br")]
+    assert problem_of(served.http.post("/v1/nullVolumes", content=_NULL_VOLUME, headers=twice)) == (415, 3, "body")
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity"])
+def test_a_body_that_is_as_it_is_may_say_so(served: Web, coding: str) -> None:
+    url, headers = "/v1/nullVolumes?null_volume_id=plain", {"content-encoding": coding}
+    assert served.http.post(url, content=_NULL_VOLUME, headers=headers).status_code == 200
+    served.http.delete("/v1/nullVolumes/plain")
 
 
 def test_a_request_id_is_echoed_or_made(served: Web) -> None:

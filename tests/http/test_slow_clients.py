@@ -28,6 +28,7 @@ from tests.unit.fakes import spin
 
 _HEAD = b"POST /v1/nullVolumes HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n"
 _GET = b"GET /v1/nullVolumes HTTP/1.1\r\nhost: x\r\n\r\n"
+_NONE = {"nullVolumes": [], "nextPageToken": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ async def test_a_client_that_says_nothing_is_hung_up_on(clock: Clock) -> None:
 async def test_a_second_request_may_be_slow_no_more_than_the_first(clock: Clock) -> None:
     async with serving(ListNullVolumes=_no_volumes) as (server, host, port), client(host, port) as (reader, writer):
         writer.write(_GET)
-        await reader.readuntil(b"{}")
+        await reader.readuntil(json.dumps(_NONE, separators=(",", ":")).encode())
         writer.write(_GET[:10])
         await _begun(server)
         clock.advance(HOUR_S)
@@ -99,7 +100,7 @@ async def test_requests_at_work_are_not_hurried(clock: Clock) -> None:
         clock.advance(2 * HOUR_S)
         await spin()
         finish.set()
-        assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (200, {})
+        assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (200, _NONE)
 
 
 async def test_a_client_that_takes_nothing_is_hung_up_on(clock: Clock) -> None:
@@ -160,7 +161,7 @@ async def test_a_stop_waits_for_requests_at_work() -> None:
         await until(lambda: _is_refused(host, port))
         assert not stopping.done()
         finish.set()
-        assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (200, {})
+        assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (200, _NONE)
         await stopping
 
 

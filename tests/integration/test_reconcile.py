@@ -339,8 +339,12 @@ DRIFT = {
     "listener": (_listener, "nvmeControllers/c0 was not as asked (it is gone)"),
     "host": (
         _remove("nvmf_subsystem_remove_host", nqn=NQN, host=HOST_NQN),
-        f"nvmeSubsystems/sub was not as asked (the key's file is missing; the key is not in the keyring;"
+        f"nvmeSubsystems/sub was not as asked (the TCP transport has not got the key of host {HOST_NQN};"
         f" host {HOST_NQN} may not connect)",
+    ),
+    "another host": (
+        _remove("nvmf_subsystem_add_host", nqn=OPEN_NQN, host=f"{NQN}:stranger"),
+        f"nvmeSubsystems/open was not as asked (host {NQN}:stranger may connect)",
     ),
     "any host": (
         _remove("nvmf_subsystem_allow_any_host", nqn=OPEN_NQN, allow_any_host=False),

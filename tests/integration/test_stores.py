@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from opi_spdk_bridge import offline
+from opi_spdk_bridge.cli import offline
 from opi_spdk_bridge.core.archive import FORMAT
 from opi_spdk_bridge.store import redis as redis_store
 from opi_spdk_bridge.store.seal import write_key_file

@@ -177,6 +177,12 @@ def _an_array(world: World) -> None:
     world.stats("NvmeRemoteController", ARRAY)
 
 
+def _an_array_that_shows_nothing(world: World) -> None:
+    world.array(namespaces=0)
+    world.remote_controller()
+    world.path("p0", world.ports[0])
+
+
 _MORE = (
     _a_subsystem_with_a_key,
     _sums_over_namespaces,
@@ -184,4 +190,5 @@ _MORE = (
     _volumes_made_anew,
     _limits,
     _an_array,
+    _an_array_that_shows_nothing,
 )

@@ -126,6 +126,29 @@ def test_a_port_that_another_program_has_is_refused(sub: World) -> None:
     assert answers(port)
 
 
+def test_a_port_is_one_however_it_is_spelt(sub: World) -> None:
+    port, zeros = str(sub.ports[0]), f"00{sub.ports[0]}"
+    made = controller(sub, {"trtype": TCP, "fabrics_id": {**fabrics(sub.ports[0]), "trsvcid": zeros}})
+    assert made["spec"]["fabrics_id"]["trsvcid"] == port
+    assert sub.listeners() == [("127.0.0.1", port, False)]
+    sub.quiet()
+    assert sub.controller("c0", sub.ports[0]) == made
+    moved = {"fabrics_id": {**fabrics(sub.ports[0]), "trsvcid": zeros}}
+    assert sub.update("NvmeController", {"name": made["name"], "spec": {**made["spec"], **moved}}, "*") == made
+    assert sub.asked() == []
+    problem = failing(lambda: controller(sub, {"trtype": TCP, **moved}, "c1"))
+    assert (problem.code, problem.field) == ("ALREADY_EXISTS", "nvme_controller.spec.fabrics_id")
+    sub.subsystem("other", f"{NQN}:other", hostnqn=HOST_NQN, psk=psk())
+    problem = failing(lambda: controller(sub, {"trtype": TCP, **moved}, "c1", "nvmeSubsystems/other"))
+    assert (problem.code, problem.field) == ("FAILED_PRECONDITION", "nvme_controller.spec.fabrics_id")
+
+
+@pytest.mark.parametrize("port", ["+4420", " 4420", "4420\n", "٤٤٢٠", "0", "65536", "4" * 5000])
+def test_what_is_no_port_is_refused(sub: World, port: str) -> None:
+    problem = failing(lambda: controller(sub, {"trtype": TCP, "fabrics_id": {**fabrics(4420), "trsvcid": port}}))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_controller.spec.fabrics_id.trsvcid")
+
+
 def test_one_listener_is_one_controller(sub: World) -> None:
     first = sub.controller("c0", sub.ports[0])["name"]
     problem = failing(lambda: sub.controller("c1", sub.ports[0]))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from opi_spdk_bridge import traces
 from opi_spdk_bridge.pb.storage import backend_null_pb2
+from opi_spdk_bridge.telemetry import traces
 from tests.http.web import Web, web
 from tests.observability.collector import Collector, collector
 from tests.support.bridge import CallError

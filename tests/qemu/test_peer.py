@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from opi_spdk_bridge import errors, guest
-from opi_spdk_bridge.settings import Settings
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.daemon import guest
+from opi_spdk_bridge.daemon.settings import Settings
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import NQN, World, failing, pci
 from tests.qemu.peer import Peer, peer

@@ -39,6 +39,7 @@ class Served:
     """Where the servers listen, by protocol."""
 
     addresses: dict[str, list[str]]
+    grpc: GrpcServer
 
     def at(self, protocol: str) -> str:
         """The first listener's address."""
@@ -61,7 +62,7 @@ async def serving(
     pages = [Route("/metrics", _page), Route("/", _page)]
     over_http = HttpServer(methods, requests, [Listener.parse(text) for text in http], [], pages, tls)
     try:
-        yield Served({GRPC: await over_grpc.start(), HTTP: await over_http.start()})
+        yield Served({GRPC: await over_grpc.start(), HTTP: await over_http.start()}, over_grpc)
     finally:
         await asyncio.gather(over_grpc.stop(0.1), over_http.stop(0.1))
 

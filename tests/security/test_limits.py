@@ -33,9 +33,6 @@ from tests.support.program import program
 from tests.support.target import Emulator, wait_until
 
 _MANY = 1000
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-_PING = 6
-_QUICKER = 100
 
 
 @pytest.fixture
@@ -48,13 +45,6 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
 def _with(name: str, value: int) -> list[tuple[str, int]]:
     """The daemon's own options of gRPC with that one changed."""
     return [*((known, its) for known, its in server._OPTIONS if known != name), (name, value)]
-
-
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC with the daemon's own options, but all times a hundredth."""
-    quick = [(name, value // _QUICKER if name.endswith("_ms") else value) for name, value in server._OPTIONS]
-    monkeypatch.setattr(server, "_OPTIONS", quick)
 
 
 async def _answers(served: Served, protocol: str) -> bool:
@@ -324,39 +314,3 @@ _COLLECTIONS = {
     "CreateNullVolume": "nullVolumes",
     "CreateEncryptedVolume": "encryptedVolumes",
 }
-
-
-class TestKeepalive:
-    @pytest.mark.parametrize("alive", [True, False])
-    async def test_a_peer_is_shed_exactly_when_it_is_dead(
-        self, alive: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """One that answers is asked again and again; the next ping comes only when the last one was answered."""
-        if alive:
-            monkeypatch.setattr(server, "_OPTIONS", _with("grpc.keepalive_time_ms", 600))
-        else:
-            request.getfixturevalue("hurried")
-        async with serving(http=[]) as served, asyncio.timeout(PATIENCE_S):
-            host, _, port = served.at(GRPC).rpartition(":")
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(_PREFACE)
-            pings, shed = 0, False
-            while not shed and pings < 3:
-                try:
-                    kind, flags, body = await _frame(reader)
-                except (ConnectionError, asyncio.IncompleteReadError):
-                    shed = True
-                    continue
-                if kind == _PING and not flags & 1:
-                    pings += 1
-                    if alive:
-                        writer.write(b"\x00\x00\x08\x06\x01\x00\x00\x00\x00" + body)
-            writer.close()
-            assert pings >= 1
-            assert shed is not alive
-
-
-async def _frame(reader: asyncio.StreamReader) -> tuple[int, int, bytes]:
-    """An HTTP/2 frame: its type, flags and payload (RFC 9113, section 4.1)."""
-    head = await reader.readexactly(9)
-    return head[3], head[4], await reader.readexactly(int.from_bytes(head[:3], "big"))

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import json_format
 
-from opi_spdk_bridge.cli import main
+from opi_spdk_bridge.cli.main import main
 from tests.http.contract import method
 from tests.http.web import problem_of
 from tests.security.guarded import Guarded, over

@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ class TestRenewal:
             renewed.put(files.certificate, files.key)
             for protocol in BOTH:
                 for address in served.addresses[protocol]:
-                    one = type(served)({protocol: [address]})
+                    one = replace(served, addresses={protocol: [address]})
                     assert await serial(one, protocol, files.authority.client()) == renewed.serial
 
     async def test_a_call_in_flight_goes_on(self, files: Files) -> None:

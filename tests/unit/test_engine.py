@@ -11,7 +11,7 @@ from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeSubsystem
 from tests.support.patience import PATIENCE_S
 
-from .fakes import PSK, Bridge, DiskKind, FakeTarget, names, spin
+from .fakes import PSK, Bridge, DiskKind, FakeTarget, SubsystemKind, names, spin
 
 DEFINITE = [
     errors.InvalidArgument("it is wrong"),
@@ -622,6 +622,37 @@ async def test_a_delete_of_unknown_outcome_is_finished_by_whoever_comes_next(
     assert bridge.target.objects == {}
 
 
+@pytest.mark.parametrize("again", ["delete", "finish"])
+async def test_a_broken_off_delete_that_is_refused_in_the_end_leaves_the_resource(bridge: Bridge, again: str) -> None:
+    await bridge.create_disk("d", 8)
+    bridge.target.fail("remove", UNKNOWN[0])
+    with pytest.raises(errors.ConnectionLost):
+        await bridge.delete_disk("d")
+    bridge.target.fail("remove", errors.FailedPrecondition("somebody else uses it"))
+    if again == "delete":
+        with pytest.raises(errors.FailedPrecondition):
+            await bridge.delete_disk("d")
+    else:
+        await bridge.engine.finish("nullVolumes/d")
+    assert (await bridge.stored())["nullVolumes/d"].phase is Phase.READY
+    assert (await bridge.get_disk("d")).blocks_count == 8
+    await bridge.delete_disk("d")
+    assert bridge.target.objects == {}
+
+
+async def test_a_broken_off_delete_is_tried_again_while_that_can_help(bridge: Bridge) -> None:
+    await bridge.create_disk("d", 8)
+    bridge.target.fail("remove", UNKNOWN[0])
+    with pytest.raises(errors.ConnectionLost):
+        await bridge.delete_disk("d")
+    bridge.target.fail("remove", errors.Aborted("not now"))
+    with pytest.raises(errors.Aborted):
+        await bridge.engine.finish("nullVolumes/d")
+    assert (await bridge.stored())["nullVolumes/d"].phase is Phase.DELETING
+    await bridge.engine.finish("nullVolumes/d")
+    assert await bridge.stored() == {}
+
+
 async def test_a_resource_whose_create_never_ended_can_be_deleted(bridge: Bridge) -> None:
     bridge.target.fail("create", UNKNOWN[0], carried_out=True)
     with pytest.raises(errors.ConnectionLost):
@@ -712,6 +743,20 @@ async def test_what_a_delete_postponed_is_kept_until_it_can_be_done(bridge: Brid
     await bridge.engine.finish(left.name)
     assert await bridge.stored() == {}
     assert len(bridge.catalog) == 0
+
+
+async def test_what_a_delete_postponed_keeps_no_secret(bridge: Bridge) -> None:
+    class LingeringSubsystemKind(SubsystemKind):
+        async def unrealize(self, record: Record, view: Any | None = None) -> None:
+            raise Postponed("something stays")
+
+    bridge.registry.add(LingeringSubsystemKind(bridge.target, bridge.catalog))
+    await bridge.create_subsystem("s", psk=PSK)
+    await bridge.engine.delete(bridge.subsystems, "nvmeSubsystems/s", False)
+    (left,) = await hidden(bridge)
+    assert left.desired.spec.nqn
+    assert not left.desired.spec.psk
+    assert left.object_name == "s"
 
 
 async def test_nothing_can_stand_on_what_a_delete_postponed(bridge: Bridge) -> None:

@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Facts, Phase, Record
+from opi_spdk_bridge.core.kind import Facts, Phase, Postponed, Record
 from opi_spdk_bridge.core.reconcile import Reconciler
 from opi_spdk_bridge.spdk.errors import SpdkError
 from tests.support.patience import HOUR_S, PATIENCE_S
@@ -232,6 +233,29 @@ async def test_notices_that_cannot_be_read_do_not_end_the_reconciler(
     (ended,) = await asyncio.gather(made.close(), return_exceptions=True)
     assert ended is None
     assert again
+
+
+async def test_what_was_owed_is_done_when_its_bdev_comes_and_nothing_else_is_looked_at_for_that(
+    bridge: Bridge,
+) -> None:
+    class LingeringKind(DiskKind):
+        async def unrealize(self, record: Record, view: Any | None = None) -> None:
+            if "back" not in self.target.objects:
+                raise Postponed("its bdev is away")
+
+    bridge.registry.add(LingeringKind(bridge.target, bridge.catalog))
+    await bridge.create_disk("e")
+    await bridge.delete_disk("e")
+    bridge.target.announced = set()
+    made = Reconciler(bridge.registry, bridge.catalog, bridge.engine, bridge.target, 60, 0.02)
+    made.start()
+    await asyncio.wait_for(made.swept.wait(), 2)
+    bridge.target.calls.clear()
+    bridge.target.objects["back"] = "a bdev"
+    bridge.target.arrived = {"d", next(record.id for record in bridge.catalog if record.phase is Phase.DELETED)}
+    await until(lambda: all(record.phase is not Phase.DELETED for record in bridge.catalog))
+    await made.close()
+    assert bridge.target.calls == []
 
 
 async def test_what_stands_on_a_bdev_that_the_target_says_has_gone_is_looked_at(bridge: Bridge) -> None:

@@ -105,6 +105,49 @@ async def test_a_step_without_undo_is_left(pair: Pair) -> None:
     assert target.methods == ["do_a", "do_b"]
 
 
+# The cause
+
+
+async def test_the_cause_is_looked_for_before_anything_is_taken_back(pair: Pair) -> None:
+    target, client = pair
+    target.answers["do_b"] = lambda _: REFUSED
+    target.answers["look"] = lambda _: True
+
+    async def diagnose(failure: StepFailed) -> errors.BridgeError:
+        await client.call(call("look"))
+        return errors.FailedPrecondition(f"why {failure.step.says}")
+
+    with pytest.raises(StepFailed) as failed:
+        await carry_out(client, [step("a"), step("b")], diagnose=diagnose)
+    assert target.methods == ["do_a", "do_b", "look", "undo_a"]
+    assert failed.value.cause.message == "why b is missing"
+
+
+@pytest.mark.parametrize("problem", [errors.Unavailable("away"), KeyError("bug")])
+async def test_what_cannot_be_diagnosed_is_taken_back_all_the_same(pair: Pair, problem: Exception) -> None:
+    target, client = pair
+    target.answers["do_b"] = lambda _: REFUSED
+
+    async def diagnose(_failure: StepFailed) -> errors.BridgeError:
+        raise problem
+
+    with pytest.raises(StepFailed) as failed:
+        await carry_out(client, [step("a"), step("b")], diagnose=diagnose)
+    assert target.methods == ["do_a", "do_b", "undo_a"]
+    assert "Invalid parameters" in failed.value.cause.message
+
+
+async def test_nothing_is_diagnosed_where_the_outcome_is_unknown(pair: Pair) -> None:
+    target, client = pair
+    target.answers["do_b"] = lambda _: None  # no answer
+
+    async def diagnose(_failure: StepFailed) -> errors.BridgeError:
+        raise AssertionError("it may have succeeded")
+
+    with deadline.limit(0.1), pytest.raises(errors.AnswerTimeout):
+        await carry_out(client, [step("a"), step("b")], diagnose=diagnose)
+
+
 # Guarded steps
 
 

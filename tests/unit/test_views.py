@@ -54,15 +54,15 @@ async def test_another_error_is_not_taken_for_absence(pair: Pair) -> None:
         await LiveView(client).bdev("a")
 
 
-async def test_a_key_that_is_being_removed_is_absent(pair: Pair) -> None:
+async def test_the_keys_of_a_name_and_whether_somebody_has_taken_them(pair: Pair) -> None:
     target, client = pair
-    target.answers["keyring_get_keys"] = lambda _: [{"name": "old", "removed": True}, {"name": "k", "path": "/k"}]
+    held = {"name": "k", "removed": True, "refcnt": 1}
+    added, taken = {"name": "k", "path": "/k", "refcnt": 1}, {"name": "taken", "path": "/t", "refcnt": 2}
+    target.answers["keyring_get_keys"] = lambda _: [held, added, taken, {"name": "silent"}]
     view = LiveView(client)
-    key = await view.key("k")
-    assert key is not None
-    assert key.path == "/k"
-    assert await view.key("old") is None
-    assert await view.key("other") is None
+    assert [(key.removed, key.in_use) for key in await view.keys("k")] == [(True, True), (False, False)]
+    assert [key.in_use for key in [*await view.keys("taken"), *await view.keys("silent")]] == [True, True]
+    assert await view.keys("other") == []
 
 
 async def test_equal_questions_at_one_time_are_one_query(pair: Pair) -> None:
