@@ -1,11 +1,12 @@
 """The two kinds of vhost-user controllers: virtio-blk on a bdev, virtio-scsi with up to eight targets."""
 
 import contextlib
+import os
 import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from errno import EIO, ENOSPC
+from errno import EINVAL, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .registry import errno_error
 BLK_TRANSPORT = "vhost_user_blk"
 SCSI_TARGETS_MAX = 8
 IOPS_THRESHOLD_DEFAULT = 60000
+PATH_MAX = 4096
 SOCKET_PATH_MAX = 107
 
 
@@ -31,28 +33,41 @@ class Controller:
     iops_threshold: int = IOPS_THRESHOLD_DEFAULT
 
     def start(self) -> None:
-        """Creates the socket; one left over by another process gives way. Raises OSError EIO."""
+        """Creates the socket; one left over by another process gives way. Raises OSError: EINVAL, EIO.
+
+        A path that is too long for a socket is cut, and nobody is told (create_unix_socket in DPDK's lib/vhost):
+        the socket is elsewhere, stays there at the end, and is in the way of the next whose path begins alike.
+        """
         if self.listener is not None:
             return
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(self.path.stat().st_mode):
-                raise errno_error(EIO)
-            self.path.unlink()
+        if len(os.fsencode(self.path)) >= PATH_MAX:
+            raise errno_error(EINVAL)
         listener = socket.socket(socket.AF_UNIX)
         try:
-            if len(str(self.path)) > SOCKET_PATH_MAX:
-                raise errno_error(EIO)
-            listener.bind(str(self.path))
+            if self._in_the_way():
+                self.path.unlink()
+            listener.bind(os.fsencode(self.path)[:SOCKET_PATH_MAX])
             listener.listen()
         except OSError:
             listener.close()
             raise errno_error(EIO) from None
         self.listener = listener
 
+    def _in_the_way(self) -> bool:
+        """Whether a socket has the path. Raises OSError EIO where something else has."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        if not stat.S_ISSOCK(found.st_mode):
+            raise errno_error(EIO)
+        return True
+
     def stop(self) -> None:
         if self.listener is not None:
             self.listener.close()
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
             self.listener = None
 
     def release(self, bdevs: BdevLayer) -> None:

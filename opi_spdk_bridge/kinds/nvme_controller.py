@@ -16,7 +16,7 @@ from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeControllerSpec
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import ListenAddress
-from opi_spdk_bridge.spdk.shared import SharedFolder
+from opi_spdk_bridge.spdk.shared import VFIO_USER_SOCKET, SharedFolder
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.view import View
 
@@ -90,6 +90,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         plug: list[Step] = []
         if function is not None:
             shared, folder = self.target.shared, _folder(record.desired)
+            shared.require_socket_fits(folder)
             plug = [*self.host.bereaved(function), *self.host.plug(record, function)]
             steps.append(
                 Step(
@@ -130,6 +131,12 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         if await self.target.view().subsystem(nqn) is None:
             text = f"subsystem {nqn} is not on the target any more: the bridge will restore it, try again then"
             return errors.Aborted(text, resource=record.parent)
+        if failure.error.is_invalid_parameters and is_pcie(record.desired):
+            text = (
+                f"the target cannot make a socket in {address.traddr}: it does not see that folder, or may not write it"
+                " (--spdk-shared-dir BRIDGE_PATH:TARGET_PATH)"
+            )
+            return errors.FailedPrecondition(text, resource=record.name)
         if failure.error.is_invalid_parameters:
             text = (
                 f"the target cannot listen at {_at(address)}: the address is not one of its own,"
@@ -154,7 +161,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
 
     def _function(self, record: Record) -> Function:
         async def socket() -> str:
-            return f"{listen_address(record.desired, self.target.shared).traddr}/cntrl"
+            return f"{listen_address(record.desired, self.target.shared).traddr}/{VFIO_USER_SOCKET}"
 
         return Function(record.desired.spec.pcie_id.physical_function.value, record.id, True, socket)
 

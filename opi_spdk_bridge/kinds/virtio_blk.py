@@ -13,6 +13,7 @@ from opi_spdk_bridge.kinds.pci import check_function, function_reservation
 from opi_spdk_bridge.kinds.vhost import VhostKind, vhost_reservation
 from opi_spdk_bridge.pb.storage.frontend_virtio_blk_pb2 import VirtioBlk
 from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.model import VhostController
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.view import View
@@ -76,7 +77,7 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         old = [] if seen is None else [*self.host.unplug(function), self.deletion(record)]
         limits = self._limit(record) or qos.on_open(self.target, self.graph, bdev)
         plug = self.host.plug(record, function, again=bool(old))
-        return [*lift, *moved, *old, self._create(record), *limits, *plug]
+        return [*lift, *moved, *old, *self.creation(record, self._create(record)), *limits, *plug]
 
     def _moved(self, record: Record) -> list[Step]:
         """After an update that was broken off: the function at the other place, if it is there."""
@@ -103,8 +104,8 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         if moves:
             steps += self.host.unplug(was, undo=True)
         if old.private[_BDEV] != new.private[_BDEV]:
-            delete, create = self.deletion(old), self._create(old)
-            steps += [Step(delete.says, delete.do, create.do), self._create(new)]
+            delete = self.deletion(old)
+            steps += [Step(delete.says, delete.do, self._create(old)), *self.creation(new, self._create(new))]
         if old.private != new.private:
             left = [old.private[_BDEV]] if old.private.get(qos.LIMITS) else []
             steps += [*self._limit(new), *qos.lift(self.target, self.graph, new, left)]
@@ -128,6 +129,5 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
 
         return Function(record.desired.pcie_id.physical_function.value, record.id, False, socket)
 
-    def _create(self, record: Record) -> Step:
-        create = methods.vhost_create_blk_controller(record.id, record.private[_BDEV])
-        return Step(f"vhost device {record.id} is missing", create, methods.vhost_delete_controller(record.id))
+    def _create(self, record: Record) -> Call[bool]:
+        return methods.vhost_create_blk_controller(record.id, record.private[_BDEV])

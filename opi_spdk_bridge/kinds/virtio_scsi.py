@@ -46,8 +46,7 @@ class _ScsiDeviceKind(VhostKind[M]):
     def steps(self, record: Record, seen: VhostController | None) -> list[Step]:
         if seen is not None:
             return []
-        create, delete = methods.vhost_create_scsi_controller(record.id), methods.vhost_delete_controller(record.id)
-        return [Step(f"vhost device {record.id} is missing", create, delete)]
+        return self.creation(record, methods.vhost_create_scsi_controller(record.id))
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         return [self.deletion(record)] if present else []

@@ -29,12 +29,15 @@ class Target:
         self._live = LiveView(client)
         self._taken_nqns: set[str] | None = None
         self._next_notification: int | None = None
+        self.vhost_folder: str | None = None
+        """Where vhost sockets are (the target's -S), with a slash; None until one has been seen."""
         client.on_connected.append(self._forget_knowledge)
 
     def _forget_knowledge(self) -> None:
         self._transports.clear()
         self._taken_nqns = None
         self._next_notification = None
+        self.vhost_folder = None
 
     @property
     def connected(self) -> bool:

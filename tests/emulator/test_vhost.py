@@ -1,5 +1,6 @@
 """vhost controllers: their sockets, their bdevs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +37,21 @@ def test_a_file_in_the_way_is_an_io_error(target: EmulatedTarget, client: Client
     assert failed == (-32602, "Input/output error")
     assert client.call("vhost_get_controllers") == []
     client.call("bdev_set_qos_limit", name="m0", rw_ios_per_sec=1000)
+
+
+def test_a_path_that_is_too_long_is_cut_and_nobody_is_told(target: EmulatedTarget, client: Client) -> None:
+    name = "n" * (108 - len(f"{target.vhost_dir}/"))
+    cut = Path(f"{target.vhost_dir}/{name}"[:107])
+    client.call("vhost_create_blk_controller", ctrlr=name, dev_name="m0")
+    assert client.call("vhost_get_controllers", name=name)[0]["socket"] == f"{target.vhost_dir}/{name}"
+    assert cut.is_socket()
+    failed = client.error("vhost_create_scsi_controller", ctrlr=f"{name}-too")
+    assert failed == (-32602, "Input/output error")
+    client.call("vhost_delete_controller", ctrlr=name)
+    assert cut.is_socket(), "it takes away the path that it was given"
+    assert client.error("vhost_create_blk_controller", ctrlr=name, dev_name="m0") == (-32602, "Input/output error")
+    too_long = client.error("vhost_create_blk_controller", ctrlr="n" * 4096, dev_name="m0")
+    assert too_long == (-32602, "Invalid argument")
 
 
 def test_a_claimed_bdev_is_refused(client: Client) -> None:

@@ -117,9 +117,11 @@ class Emulator(Target):
 
     emulated = True
 
-    def __init__(self, folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0, vhost_dir: Path | None = None
+    ) -> None:
         super().__init__(str(folder / f"{name}.sock"))
-        self._vhost_dir = folder / f"{name}-vhost"
+        self._vhost_dir = vhost_dir or folder / f"{name}-vhost"
         self._vhost_dir.mkdir(exist_ok=True)
         self._log = folder / f"{name}.log"
         self._poll_interval_ms = poll_interval_ms
@@ -164,9 +166,11 @@ class Emulator(Target):
 
 
 @contextlib.contextmanager
-def emulator(folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0) -> Iterator[Emulator]:
+def emulator(
+    folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0, vhost_dir: Path | None = None
+) -> Iterator[Emulator]:
     """A started emulator."""
-    target = Emulator(folder, name, poll_interval_ms=poll_interval_ms)
+    target = Emulator(folder, name, poll_interval_ms=poll_interval_ms, vhost_dir=vhost_dir)
     target.start()
     try:
         yield target
