@@ -25,7 +25,7 @@ class Release:
 
     @property
     def keyring(self) -> bool:
-        """Whether TLS keys are named objects (24.01 and later); before, `psk` was the path of a file."""
+        """Whether TLS keys are named objects (24.05 and later); before, `psk` was the path of a file."""
         return "keyring_file_add_key" in self.methods
 
     def iostat_of(self, bdevs: Sequence[str]) -> dict[str, Any]:

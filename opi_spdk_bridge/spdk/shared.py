@@ -87,13 +87,32 @@ class SharedFolder:
                 f" reads only key files of its own user (uid {target_uid}): run it and the bridge under one uid."
             ) from problem
 
+    async def has_key(self, name: str, material: bytes) -> bool:
+        """Whether the key file is there and has just that."""
+        return await asyncio.to_thread(self._has_key, self._key(name), material)
+
+    @staticmethod
+    def _has_key(path: Path, material: bytes) -> bool:
+        try:
+            return path.read_bytes() == material
+        except OSError:
+            return False
+
     async def remove_key(self, name: str) -> None:
-        """Removes a key file; absent is success."""
-        await asyncio.to_thread(self._key(name).unlink, missing_ok=True)
+        """Removes a key file; absent is success. Raises FailedPrecondition where the folder does not let it."""
+        path = self._key(name)
+        try:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        except OSError as problem:
+            raise errors.FailedPrecondition(f"the key file {path} cannot be removed: {problem.strerror}") from problem
 
     async def make_socket_folder(self, name: str) -> None:
-        """Makes the folder in which the target puts a vfio-user socket."""
-        await asyncio.to_thread(self._socket_folder(name).mkdir, mode=0o700, parents=True, exist_ok=True)
+        """Makes the folder in which the target puts a vfio-user socket; raises FailedPrecondition where it cannot."""
+        path = self._socket_folder(name)
+        try:
+            await asyncio.to_thread(path.mkdir, mode=0o700, parents=True, exist_ok=True)
+        except OSError as problem:
+            raise errors.FailedPrecondition(f"the folder {path} cannot be made: {problem.strerror}") from problem
 
     async def remove_socket_folder(self, name: str) -> None:
         """Removes such a folder with what the target left in it; absent is success."""

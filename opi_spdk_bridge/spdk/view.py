@@ -20,11 +20,20 @@ class View(Protocol):
     async def bdev(self, name: str) -> Bdev | None:
         """A bdev by name, alias or UUID."""
 
+    async def has_uuid(self, bdev: str, uuid: str) -> bool:
+        """Whether the bdev of that name, which something has open, has that UUID.
+
+        What was seen is remembered until the target tells that the bdev went; a "no" is never said from memory.
+        """
+
     async def subsystem(self, nqn: str) -> Subsystem | None:
         """An NVMe-oF subsystem."""
 
-    async def key(self, name: str) -> Key | None:
-        """A key of the keyring that has not been removed."""
+    async def keys(self, name: str) -> list[Key]:
+        """The keys of that name in the keyring: one, and removed ones that are still in use."""
+
+    async def connected_hosts(self, nqn: str) -> set[str]:
+        """The NQNs of the hosts that are connected to a subsystem."""
 
     async def remote_controller(self, name: str) -> RemoteController | None:
         """An NVMe bdev controller."""
@@ -38,25 +47,51 @@ class LiveView:
 
     _keeps = False
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, uuids: dict[str, str] | None = None) -> None:
+        """`uuids` remembers the UUIDs of bdevs by name; whoever keeps it drops those that have gone."""
         self._client = client
+        self._uuids = uuids if uuids is not None else {}
         self._asking: dict[tuple[str, str], asyncio.Future[Any]] = {}
 
     async def bdev(self, name: str) -> Bdev | None:
         return await self._ask(name, methods.bdev_get_bdev(name))
 
+    async def has_uuid(self, bdev: str, uuid: str) -> bool:
+        if self._uuids.get(bdev) == uuid:
+            return True
+        found = await self.bdev(bdev)
+        if found is None or found.name != bdev:
+            return False
+        self._uuids[bdev] = found.uuid
+        return found.uuid == uuid
+
     async def subsystem(self, nqn: str) -> Subsystem | None:
         return await self._ask(nqn, methods.nvmf_get_subsystem(nqn))
 
-    async def key(self, name: str) -> Key | None:
-        keys = await self._ask("", methods.keyring_get_keys()) or []
-        return next((key for key in keys if key.name == name and not key.removed), None)
+    async def keys(self, name: str) -> list[Key]:
+        found = await self._ask("", methods.keyring_get_keys()) or []
+        return [key for key in found if key.name == name]
+
+    async def connected_hosts(self, nqn: str) -> set[str]:
+        found = await self._ask(nqn, methods.nvmf_subsystem_get_controllers(nqn)) or []
+        return {controller.hostnqn for controller in found}
 
     async def remote_controller(self, name: str) -> RemoteController | None:
         return await self._ask(name, methods.bdev_nvme_get_controller(name))
 
     async def vhost(self, name: str) -> VhostController | None:
         return await self._ask(name, methods.vhost_get_controller(name))
+
+    async def vhosts(self) -> list[VhostController]:
+        """Every vhost controller; none on a target that has no vhost."""
+        await self._client.ready()
+        if "vhost_get_controllers" not in self._client.release.methods:
+            return []
+        return await self._ask("", methods.vhost_get_controllers()) or []
+
+    async def crypto_key(self, name: str) -> str | None:
+        """The name of a data encryption key that is there."""
+        return await self._ask(name, methods.accel_crypto_key_named(name))
 
     async def bdevs(self) -> list[Bdev]:
         """Every bdev of the target."""

@@ -1,11 +1,13 @@
 """vhost controllers: their sockets, their bdevs."""
 
-from pathlib import Path
+import contextlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.emulator.emulated import Client, EmulatedTarget
+from tests.emulator.emulated import Client, EmulatedTarget, wait_for
 
 
 @pytest.fixture
@@ -24,6 +26,36 @@ def test_sockets_come_and_go(target: EmulatedTarget, client: Client) -> None:
     assert list(target.vhost_dir.iterdir()) == []
 
 
+def test_a_deletion_waits_for_the_guest_to_hang_up(target: EmulatedTarget, client: Client) -> None:
+    client.call("vhost_create_blk_controller", ctrlr="b", dev_name="m0")
+    with (
+        socket.socket(socket.AF_UNIX) as guest,
+        contextlib.closing(target.connect()) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        guest.connect(str(target.vhost_dir / "b"))
+        wait_for(lambda: client.call("vhost_get_controllers", name="b")[0]["sessions"])
+        deleting = pool.submit(other.call, "vhost_delete_controller", ctrlr="b")
+        assert client.call("vhost_get_controllers", name="b")[0]["sessions"][0]["started"] is False
+        assert not deleting.done()
+        guest.close()
+        assert deleting.result(10) is True
+    assert client.call("vhost_get_controllers") == []
+
+
+def test_a_path_that_is_too_long_is_cut_off(target: EmulatedTarget, client: Client) -> None:
+    name = "s" * 120
+    client.call("vhost_create_scsi_controller", ctrlr=name)
+    (only,) = target.vhost_dir.iterdir()
+    assert len(str(only)) == 107
+    assert client.call("vhost_get_controllers", name=name)[0]["socket"] == str(target.vhost_dir / name)
+    client.call("vhost_delete_controller", ctrlr=name)
+    assert only.is_socket(), "a target leaves it"
+    failed = client.error("vhost_create_scsi_controller", ctrlr=f"{name}-too")
+    assert failed == (-32602, "Input/output error"), "it is cut off to the same"
+    assert client.error("vhost_create_scsi_controller", ctrlr="s" * 4096) == (-32602, "Invalid argument")
+
+
 def test_a_delayed_controller_has_no_socket_yet(target: EmulatedTarget, client: Client) -> None:
     client.call("vhost_create_scsi_controller", ctrlr="s", delay=True)
     assert not (target.vhost_dir / "s").exists()
@@ -37,21 +69,6 @@ def test_a_file_in_the_way_is_an_io_error(target: EmulatedTarget, client: Client
     assert failed == (-32602, "Input/output error")
     assert client.call("vhost_get_controllers") == []
     client.call("bdev_set_qos_limit", name="m0", rw_ios_per_sec=1000)
-
-
-def test_a_path_that_is_too_long_is_cut_and_nobody_is_told(target: EmulatedTarget, client: Client) -> None:
-    name = "n" * (108 - len(f"{target.vhost_dir}/"))
-    cut = Path(f"{target.vhost_dir}/{name}"[:107])
-    client.call("vhost_create_blk_controller", ctrlr=name, dev_name="m0")
-    assert client.call("vhost_get_controllers", name=name)[0]["socket"] == f"{target.vhost_dir}/{name}"
-    assert cut.is_socket()
-    failed = client.error("vhost_create_scsi_controller", ctrlr=f"{name}-too")
-    assert failed == (-32602, "Input/output error")
-    client.call("vhost_delete_controller", ctrlr=name)
-    assert cut.is_socket(), "it takes away the path that it was given"
-    assert client.error("vhost_create_blk_controller", ctrlr=name, dev_name="m0") == (-32602, "Input/output error")
-    too_long = client.error("vhost_create_blk_controller", ctrlr="n" * 4096, dev_name="m0")
-    assert too_long == (-32602, "Invalid argument")
 
 
 def test_a_claimed_bdev_is_refused(client: Client) -> None:

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from opi_spdk_bridge.api.protojson import shown
-from opi_spdk_bridge.resources import kinds_only
+from opi_spdk_bridge.daemon.resources import kinds_only
 from tests.http import contract
 from tests.http.web import Web
 from tests.http.world import Made

@@ -13,6 +13,7 @@ import pytest
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import HOST_NQN, NQN, World, fabrics, failing, pci, psk
 from tests.support.bridge import Bridge
+from tests.support.patience import PATIENCE_S
 from tests.support.target import Emulator
 
 SUB = "nvmeSubsystems/sub"
@@ -33,7 +34,7 @@ def controller(world: World, spec: dict[str, Any], resource_id: str = "c0", pare
 
 def answers(port: int, address: str = "127.0.0.1") -> bool:
     """Whether somebody listens there."""
-    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+    with contextlib.suppress(OSError), socket.create_connection((address, port), PATIENCE_S):
         return True
     return False
 
@@ -115,14 +116,37 @@ def test_an_address_of_another_machine_is_refused(sub: World) -> None:
 
 
 def test_a_port_that_another_program_has_is_refused(sub: World) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = sub.ports[-1]
+    with socket.create_server(("127.0.0.1", port)):
         problem = failing(lambda: sub.controller("c0", port))
     assert problem.code == "FAILED_PRECONDITION"
     assert str(port) in problem.message
     assert sub.listeners() == []
     sub.controller("c0", port)
     assert answers(port)
+
+
+def test_a_port_is_one_however_it_is_spelt(sub: World) -> None:
+    port, zeros = str(sub.ports[0]), f"00{sub.ports[0]}"
+    made = controller(sub, {"trtype": TCP, "fabrics_id": {**fabrics(sub.ports[0]), "trsvcid": zeros}})
+    assert made["spec"]["fabrics_id"]["trsvcid"] == port
+    assert sub.listeners() == [("127.0.0.1", port, False)]
+    sub.quiet()
+    assert sub.controller("c0", sub.ports[0]) == made
+    moved = {"fabrics_id": {**fabrics(sub.ports[0]), "trsvcid": zeros}}
+    assert sub.update("NvmeController", {"name": made["name"], "spec": {**made["spec"], **moved}}, "*") == made
+    assert sub.asked() == []
+    problem = failing(lambda: controller(sub, {"trtype": TCP, **moved}, "c1"))
+    assert (problem.code, problem.field) == ("ALREADY_EXISTS", "nvme_controller.spec.fabrics_id")
+    sub.subsystem("other", f"{NQN}:other", hostnqn=HOST_NQN, psk=psk())
+    problem = failing(lambda: controller(sub, {"trtype": TCP, **moved}, "c1", "nvmeSubsystems/other"))
+    assert (problem.code, problem.field) == ("FAILED_PRECONDITION", "nvme_controller.spec.fabrics_id")
+
+
+@pytest.mark.parametrize("port", ["+4420", " 4420", "4420\n", "٤٤٢٠", "0", "65536", "4" * 5000])
+def test_what_is_no_port_is_refused(sub: World, port: str) -> None:
+    problem = failing(lambda: controller(sub, {"trtype": TCP, "fabrics_id": {**fabrics(4420), "trsvcid": port}}))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_controller.spec.fabrics_id.trsvcid")
 
 
 def test_one_listener_is_one_controller(sub: World) -> None:

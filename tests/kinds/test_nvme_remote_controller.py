@@ -92,6 +92,17 @@ def test_with_its_key_it_gets_into_an_array_that_demands_tls(world: World, share
     assert list((shared_bridge.shared / "keys").iterdir()) == []
 
 
+def test_white_space_around_its_key_is_no_part_of_it(world: World) -> None:
+    secure_array(world)
+    made = world.remote_controller(tcp={"psk": psk(f"{PSK}\n")})
+    (file,) = keys(world)
+    assert Path(file).read_text() == PSK
+    assert world.remote_controller(tcp={"psk": psk()}) == made
+    world.path("p0", world.ports[0], hostnqn=HOST_NQN)
+    problem = failing(lambda: world.remote_controller("other", tcp={"psk": psk("\n")}))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_remote_controller.tcp.psk")
+
+
 def test_it_is_not_deleted_under_its_paths(world: World) -> None:
     world.array()
     world.remote_controller()
@@ -189,7 +200,7 @@ def test_get_tells_each_namespaces_identities(attached: World) -> None:
             "nsid": nsid,
             "nguid": namespace["nguid"],
             "eui64": str(int(namespace["eui64"], 16)),
-            "uuid": attached.target.rpc("bdev_get_bdevs", name=f"arrayn{nsid}")[0]["uuid"],
+            "uuid": namespace["uuid"],
         }
 
 

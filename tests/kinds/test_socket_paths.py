@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.kinds.daemon import KeptBridge
-from tests.kinds.world import NQN, World, collection, failing, pci
-from tests.support.target import Emulator, emulator, real_target, wait_until
+from tests.kinds.world import NQN, World, collection, failing, free_ports, pci
+from tests.support.program import started
+from tests.support.target import Emulator, Target, emulator, real_target, wait_until
 
 LONGEST = 107
 MAKES = "vhost_create_blk_controller", "vhost_create_scsi_controller", "nvmf_subsystem_add_listener"
@@ -36,8 +37,8 @@ def own(tmp_path: Path) -> Iterator[Emulator]:
     """A target whose vhost folder leaves room for IDs of 8 letters."""
     if real_target("SPDK"):
         pytest.skip("needs a target with a vhost folder of the test's own: an emulated one")
-    with emulator(tmp_path, vhost_dir=deep(tmp_path, LONGEST - len("/12345678"))) as started:
-        yield started
+    with emulator(tmp_path, vhost_dir=deep(tmp_path, LONGEST - len("/12345678"))) as deeply:
+        yield deeply
 
 
 @pytest.fixture
@@ -59,14 +60,12 @@ def asked(own: Emulator) -> list[str]:
 
 @pytest.mark.parametrize("noun", DEVICES)
 class TestVhost:
-    def test_a_device_whose_sockets_path_is_too_long_is_refused_and_taken_back(
-        self, world: World, own: Emulator, noun: str
-    ) -> None:
+    def test_a_device_whose_sockets_path_is_too_long_is_refused(self, world: World, own: Emulator, noun: str) -> None:
         problem = failing(lambda: world.make(noun, "123456789", DEVICES[noun]))
         assert problem.code == "FAILED_PRECONDITION"
         assert f"the socket path {own.vhost_dir}/123456789 has 108 bytes, and 107 are the most" in problem.message
-        assert f"give {collection(noun)}/123456789 a shorter ID, or start the target with a shorter" in problem.message
-        assert own.vhost("123456789") is None
+        assert "take a shorter ID, or another vhost folder (spdk_tgt -S)" in problem.message
+        assert asked(own) == []
         assert failing(lambda: world.get(noun, f"{collection(noun)}/123456789")).code == "NOT_FOUND"
 
     def test_at_the_limit_it_can_be_connected_to(self, world: World, own: Emulator, noun: str) -> None:
@@ -77,15 +76,26 @@ class TestVhost:
         with socket.socket(socket.AF_UNIX) as guest:
             guest.connect(found["socket"])
 
-    def test_once_the_folder_is_known_the_target_is_not_even_asked(
-        self, world: World, own: Emulator, noun: str
-    ) -> None:
-        made = world.make(noun, "short", DEVICES[noun])["name"]
-        asked(own)
-        problem = failing(lambda: world.make("VirtioScsiTarget", "123456789", {}))
-        assert "has 108 bytes, and 107 are the most" in problem.message
-        assert asked(own) == []
-        world.delete(noun, made)
+    def test_where_the_folder_cannot_be_known_it_is_taken_back(self, tmp_path: Path, noun: str) -> None:
+        port = free_ports(1)[0]
+        folder = deep(tmp_path, LONGEST - len("/12345678"))
+        flags = ("--socket", f"127.0.0.1:{port}", "--vhost-dir", str(folder))
+        target = started("emulate", *flags, log=tmp_path / "target.log")
+        try:
+            with KeptBridge(tmp_path, spdk=f"127.0.0.1:{port}", connect_grace_s=20, sweep_interval_s=3600) as daemon:
+                world = World(daemon, Target(""), tmp_path, lambda: Target(""), [])
+                world.null_volume("vol")
+                problem = failing(lambda: world.make(noun, "123456789", DEVICES[noun]))
+                assert problem.code == "FAILED_PRECONDITION"
+                assert f"the socket path {folder}/123456789 has 108 bytes" in problem.message
+                made = world.make(noun, "12345678", DEVICES[noun])["name"]
+                assert (folder / "12345678").is_socket(), (
+                    "the other one's was cut to the same name, and is out of the way"
+                )
+                world.delete(noun, made)
+        finally:
+            target.terminate()
+            target.wait(20)
 
     def test_the_folder_of_a_target_that_was_restarted_is_learnt_anew(
         self, world: World, own: Emulator, tmp_path: Path, noun: str

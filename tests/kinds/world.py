@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.support.bridge import METHODS, CallError, Client
 from tests.support.io import Io, io_on
-from tests.support.target import Target, wait_until
+from tests.support.ports import free_ports as free_ports
+from tests.support.target import RpcError, Target, wait_until
 
 PSK = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:"
 OTHER_PSK = "NVMeTLSkey-1:01:ZmZlZWRkY2NiYmFhOTk4ODc3NjY1NTQ0MzMyMjExMDBfBm/Y:"
@@ -48,15 +48,6 @@ def collection(noun: str) -> str:
 def psk(key: str = PSK) -> str:
     """A TLS key as a JSON request holds it."""
     return base64.b64encode(key.encode()).decode()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
 
 
 def fabrics(port: int, address: str = "127.0.0.1") -> dict[str, Any]:
@@ -274,6 +265,36 @@ def path_to(port: int, address: str = "127.0.0.1", nqn: str = FAR_NQN, **more: A
         "traddr": address,
         "fabrics": {"trsvcid": port, "subnqn": nqn, "adrfam": family, **more},
     }
+
+
+@contextmanager
+def connected(world: World, port: int, key: str = "", host: str = HOST_NQN) -> Iterator[None]:
+    """While the array is connected to the subsystem as a host; raises RpcError where it does not get in."""
+    far, file = world.far, world.folder / "host.psk"
+    file.write_text(key)
+    file.chmod(0o600)
+    if key:
+        far.rpc("keyring_file_add_key", name="host", path=str(file))
+    address = {"traddr": "127.0.0.1", "trsvcid": str(port), "trtype": "TCP", "adrfam": "IPv4", "subnqn": NQN}
+    try:
+        more = {"psk": "host"} if key else {}
+        far.rpc("bdev_nvme_attach_controller", name="host", hostnqn=host, **address, **more)
+        try:
+            yield
+        finally:
+            far.rpc("bdev_nvme_detach_controller", name="host")
+    finally:
+        if key:
+            far.rpc("keyring_file_remove_key", name="host")
+
+
+def gets_in(world: World, port: int, key: str = "", host: str = HOST_NQN) -> bool:
+    """Whether the array, as a host, can connect to the subsystem."""
+    try:
+        with connected(world, port, key, host):
+            return True
+    except RpcError:
+        return False
 
 
 def failing(call: Callable[[], Any]) -> CallError:

@@ -18,6 +18,7 @@ from opi_spdk_bridge.api.listeners import CannotListen, Listener, exposed
 from opi_spdk_bridge.api.policy import Identity, Policy, Role
 from tests.http.web import problem_of
 from tests.security.served import BOTH, GRPC, HTTP, Served, call, serving
+from tests.support.patience import PATIENCE_S
 
 LOCAL = Policy([Identity(name="me", role="viewer", listeners=("local",))], {"viewer": Role(name="viewer")})
 
@@ -98,7 +99,7 @@ class TestUnixSockets:
         addresses = [f"unix:{known},identity=local", f"unix:{unknown},identity=other"]
         async with serving(authorizer=LOCAL, listen=[], http=addresses):
             for path, expected in ((known, 200), (unknown, 401)):
-                async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path))) as client:
+                async with _http(path) as client:
                     answer = await client.get("http://bridge/v1/nullVolumes")
                 assert answer.status_code == expected
             assert problem_of(answer) == (401, 16, "")
@@ -242,9 +243,9 @@ class TestSeveral:
             for address in served.addresses[GRPC]:
                 assert (await call(address, "ListNullVolumes"))[0] == "OK"
             for address in served.addresses[HTTP][:2]:
-                async with httpx.AsyncClient() as client:
+                async with _http() as client:
                     assert (await client.get(f"http://{address}/v1/nullVolumes")).status_code == 200
-            async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=f"{tmp_path}/c")) as client:
+            async with _http(tmp_path / "c") as client:
                 assert (await client.get("http://x/v1/nullVolumes")).status_code == 200
 
     async def test_a_port_that_is_taken_is_named(self) -> None:
@@ -253,6 +254,12 @@ class TestSeveral:
             with pytest.raises(errors.Unavailable, match=f"cannot listen on {address}"):
                 async with serving(listen=[address], http=[]):
                     pass
+
+
+def _http(path: Path | None = None) -> httpx.AsyncClient:
+    """A client, on that Unix socket where one is given."""
+    transport = httpx.AsyncHTTPTransport(uds=str(path)) if path is not None else None
+    return httpx.AsyncClient(transport=transport, timeout=PATIENCE_S)
 
 
 def _on(protocol: str, address: str) -> AbstractAsyncContextManager[Served]:

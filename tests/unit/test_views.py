@@ -10,7 +10,10 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
+from tests.support.clock import Clock
+from tests.support.patience import HOUR_S
 
+from .fakes import spin
 from .scripted_target import ScriptedTarget, scripted, until
 
 Pair = tuple[ScriptedTarget, Client]
@@ -22,7 +25,7 @@ def bdev(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    async with scripted(connect_grace_s=0.2) as made:
+    async with scripted(connect_grace_s=0.2, call_timeout_s=10 * HOUR_S) as made:
         yield made
 
 
@@ -51,15 +54,15 @@ async def test_another_error_is_not_taken_for_absence(pair: Pair) -> None:
         await LiveView(client).bdev("a")
 
 
-async def test_a_key_that_is_being_removed_is_absent(pair: Pair) -> None:
+async def test_the_keys_of_a_name_and_whether_somebody_has_taken_them(pair: Pair) -> None:
     target, client = pair
-    target.answers["keyring_get_keys"] = lambda _: [{"name": "old", "removed": True}, {"name": "k", "path": "/k"}]
+    held = {"name": "k", "removed": True, "refcnt": 1}
+    added, taken = {"name": "k", "path": "/k", "refcnt": 1}, {"name": "taken", "path": "/t", "refcnt": 2}
+    target.answers["keyring_get_keys"] = lambda _: [held, added, taken, {"name": "silent"}]
     view = LiveView(client)
-    key = await view.key("k")
-    assert key is not None
-    assert key.path == "/k"
-    assert await view.key("old") is None
-    assert await view.key("other") is None
+    assert [(key.removed, key.in_use) for key in await view.keys("k")] == [(True, True), (False, False)]
+    assert [key.in_use for key in [*await view.keys("taken"), *await view.keys("silent")]] == [True, True]
+    assert await view.keys("other") == []
 
 
 async def test_equal_questions_at_one_time_are_one_query(pair: Pair) -> None:
@@ -68,7 +71,7 @@ async def test_equal_questions_at_one_time_are_one_query(pair: Pair) -> None:
     asking = [asyncio.create_task(view.bdev("a")) for _ in range(10)]
     request = await target.request("bdev_get_bdevs")
     asking += [asyncio.create_task(view.bdev("a")) for _ in range(10)]
-    await asyncio.sleep(0.02)
+    await spin()
     target.answer(request, bdev("a"))
     assert {found.name for found in await asyncio.gather(*asking) if found} == {"a"}
     assert target.methods == ["bdev_get_bdevs"]
@@ -126,17 +129,18 @@ async def test_an_answer_that_nobody_waits_for_any_more_leaves_nothing(pair: Pai
     await until(lambda: not view._asking)
 
 
-async def test_an_impatient_asker_does_not_spoil_a_patient_ones_answer(pair: Pair) -> None:
+async def test_an_impatient_asker_does_not_spoil_a_patient_ones_answer(pair: Pair, clock: Clock) -> None:
     target, client = pair
     view = LiveView(client)
 
     async def impatient() -> object:
-        with deadline.limit(0.05):
+        with deadline.limit(HOUR_S):
             return await view.bdev("a")
 
     asking = [asyncio.create_task(impatient()), asyncio.create_task(view.bdev("a"))]
     request = await target.request("bdev_get_bdevs")
-    await asyncio.sleep(0.1)
+    clock.advance(HOUR_S)
+    await spin()
     if target.requests.empty():
         target.answer(request, bdev("a"))
     else:
@@ -146,18 +150,24 @@ async def test_an_impatient_asker_does_not_spoil_a_patient_ones_answer(pair: Pai
     assert not isinstance(second, BaseException), repr(second)
 
 
-async def test_an_impatient_asker_that_joins_a_patient_one_waits_no_longer_than_its_own_deadline(pair: Pair) -> None:
+async def test_an_impatient_asker_that_joins_a_patient_one_waits_no_longer_than_its_own_deadline(
+    pair: Pair, clock: Clock
+) -> None:
     _, client = pair
     view = LiveView(client)
 
     async def impatient() -> object:
-        with deadline.limit(0.05):
+        with deadline.limit(HOUR_S):
             return await view.bdev("a")
 
     patient = asyncio.create_task(view.bdev("a"))
     await asyncio.sleep(0)
     joined = asyncio.create_task(impatient())
-    done, _ = await asyncio.wait([joined], timeout=1)
+    await spin()
+    assert not joined.done()
+    clock.advance(HOUR_S)
+    await spin()
+    done = joined.done()
     for task in (patient, joined):
         task.cancel()
     await asyncio.wait([patient, joined])

@@ -26,8 +26,9 @@ from opi_spdk_bridge.api.health import Check, report
 from opi_spdk_bridge.api.protojson import shown
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
-from opi_spdk_bridge.core.kind import Counters, Record
+from opi_spdk_bridge.core.record import AnyRecord
 from opi_spdk_bridge.core.registry import Entry, Registry
+from opi_spdk_bridge.core.side import Counters
 
 _ASSETS = Path(__file__).parent / "assets"
 _TIMEOUT_S = 5.0
@@ -56,7 +57,7 @@ class Page:
         engine: Engine,
         checks: Sequence[Check],
         target: Callable[[], TargetState],
-        counters: Callable[[Sequence[Record]], Awaitable[Mapping[str, Counters]]],
+        counters: Callable[[Sequence[AnyRecord]], Awaitable[Mapping[str, Counters]]],
     ) -> None:
         self._registry = registry
         self._catalog = catalog

@@ -1,0 +1,106 @@
+"""NvmeController on SPDK: a listener of its subsystem."""
+
+from __future__ import annotations
+
+import functools
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.record import Facts, Record
+from opi_spdk_bridge.core.side import Counters
+from opi_spdk_bridge.kinds.nvme_controller import Spelt
+from opi_spdk_bridge.kinds.shared.addresses import is_pcie, socket_folder
+from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController
+from opi_spdk_bridge.spdk import methods
+from opi_spdk_bridge.spdk.model import ListenAddress
+from opi_spdk_bridge.spdk.shared import VFIO_USER_SOCKET
+from opi_spdk_bridge.spdk.steps import Step, StepFailed
+from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS
+from opi_spdk_bridge.spdk.view import View
+from opi_spdk_bridge.targets.spdk.base import SpdkSide
+from opi_spdk_bridge.targets.spdk.hotplug import Function
+from opi_spdk_bridge.targets.spdk.listening import in_words, listen_address, same_address, why_not_listening
+
+
+class NvmeControllerSide(SpdkSide[NvmeController, Spelt, ListenAddress]):
+    """Over vfio-user where hosts are to see a PCIe function."""
+
+    async def look(self, record: Record[NvmeController, Spelt], view: View) -> ListenAddress | None:
+        subsystem = await view.subsystem(self.parent(record).desired.spec.nqn)
+        if subsystem is None:
+            return None
+        wanted = listen_address(record, self.target.shared)
+        return next((address for address in subsystem.listen_addresses if same_address(address, wanted)), None)
+
+    def steps(self, record: Record[NvmeController, Spelt], seen: ListenAddress | None) -> list[Step]:
+        function = self._function(record) if is_pcie(record.desired) else None
+        if seen is not None:
+            return self.host.plug(record, function) if function is not None else []
+        parent, address = self.parent(record).desired.spec, listen_address(record, self.target.shared)
+        steps: list[Step] = []
+        plug: list[Step] = []
+        if function is not None:
+            shared, folder = self.target.shared, socket_folder(record.desired)
+            shared.require_socket_fits(folder)
+            plug = [*self.host.bereaved(function), *self.host.plug(record, function)]
+            steps.append(
+                Step(
+                    f"the folder {folder} is missing",
+                    lambda: shared.make_socket_folder(folder),
+                    lambda: shared.remove_socket_folder(folder),
+                )
+            )
+        make = functools.partial(self.target.make_transport, address.trtype)
+        steps.append(Step(f"transport {address.trtype} is missing", make))
+        listen = Step(
+            f"{parent.nqn} does not listen at {in_words(address)}",
+            methods.nvmf_subsystem_add_listener(parent.nqn, address, bool(parent.psk)),
+            methods.nvmf_subsystem_remove_listener(parent.nqn, address),
+        )
+        return [*steps, listen, *plug]
+
+    def removal(self, record: Record[NvmeController, Spelt], present: bool) -> list[Step]:
+        pcie = is_pcie(record.desired)
+        steps = self.host.unplug(self._function(record)) if pcie else []
+        if present:
+            address = listen_address(record, self.target.shared)
+            remove = methods.nvmf_subsystem_remove_listener(self.parent(record).desired.spec.nqn, address)
+            steps.append(Step(f"the listener at {in_words(address)} is still there", remove))
+        if pcie:
+            shared, folder = self.target.shared, socket_folder(record.desired)
+            steps.append(Step(f"the folder {folder} is still there", lambda: shared.remove_socket_folder(folder)))
+        return steps
+
+    async def diagnose(self, record: Record[NvmeController, Spelt], failure: StepFailed) -> errors.BridgeError:
+        error = failure.error
+        if isinstance(error, errors.BridgeError):
+            return error
+        address, nqn = listen_address(record, self.target.shared), self.parent(record).desired.spec.nqn
+        if error.method in TRANSPORT_METHODS:
+            text = f"the target cannot make the {address.trtype} transport: {error.message}"
+            return errors.FailedPrecondition(text, field="spec.trtype")
+        subsystem = await self.target.view().subsystem(nqn)
+        if subsystem is None:
+            text = f"subsystem {nqn} is not on the target any more: the bridge will restore it, try again then"
+            return errors.Aborted(text, resource=record.parent)
+        cause = why_not_listening(error, address, subsystem) if "add_listener" in error.method else None
+        return cause or failure.undiagnosed()
+
+    def foreign(self, record: Record[NvmeController, Spelt]) -> errors.BridgeError:
+        at = in_words(listen_address(record, self.target.shared))
+        text = f"{record.parent} already listens at {at}, by somebody else's doing"
+        return errors.AlreadyExists(text, field="spec.fabrics_id", resource=record.name)
+
+    def shown(self, record: Record[NvmeController, Spelt], seen: ListenAddress | None) -> Facts:
+        return {"status.active": seen is not None}
+
+    def shown_when_ready(self, record: Record[NvmeController, Spelt]) -> Facts:
+        return {"status.active": True}
+
+    async def measure(self, record: Record[NvmeController, Spelt]) -> Counters:
+        return await self.namespace_counters(record.parent)
+
+    def _function(self, record: Record[NvmeController, Spelt]) -> Function:
+        async def socket() -> str:
+            return f"{listen_address(record, self.target.shared).traddr}/{VFIO_USER_SOCKET}"
+
+        return Function(record.desired.spec.pcie_id.physical_function.value, record.id, True, socket)
