@@ -170,6 +170,16 @@ class Emulator(Target):
         """Ends it at once."""
         self.stop(signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def hung(self) -> Iterator[None]:
+        """Has it hang meanwhile: it keeps its connections, accepts others, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
 
 @contextlib.contextmanager
 def emulator(

@@ -40,11 +40,12 @@ _FRONT_ENDS = ("nvmeSubsystem", "virtioBlk", "virtioScsiController", "virtioScsi
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """The target as the page shows it; the version is "" while it is away."""
+    """The target as the page shows it; while it is away without a version, but with what is wrong with it."""
 
     address: str
     connected: bool
-    version: str
+    version: str = ""
+    trouble: str = ""
 
 
 class Page:

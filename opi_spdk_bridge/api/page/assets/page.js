@@ -155,7 +155,9 @@ function draw() {
 function drawHead() {
   const { target } = state;
   document.getElementById("version").textContent = state.version;
-  const text = target.connected ? `${target.version} at ${target.address}` : `no target at ${target.address}`;
+  const text = target.connected
+    ? `${target.version} at ${target.address}`
+    : `the target at ${target.address} ${target.trouble}`;
   document.getElementById("target").textContent = text;
   document.getElementById("checks").replaceChildren(
     ...state.checks.map((check) => {
