@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation, Settled
+from opi_spdk_bridge.core.line import Line, Said
 from opi_spdk_bridge.core.record import Own, Record
-from opi_spdk_bridge.kinds.shared import rules
+from opi_spdk_bridge.kinds.shared import pci, rules
 from opi_spdk_bridge.kinds.shared.addresses import FABRICS, FAMILIES, address_reservation, is_pcie, place
 from opi_spdk_bridge.kinds.shared.base import ContractKind, parent_of
 from opi_spdk_bridge.kinds.shared.pci import check_function, function_reservation
@@ -28,8 +29,18 @@ class NvmeControllerKind(ContractKind[NvmeController, Spelt]):
     """SPDK has no use for nvme_controller_id, max_nsq, max_ncq, sqes, cqes, max_namespaces: kept and returned only."""
 
     message = NvmeController
+    title = "Controllers"
     own = Spelt
     immutable: ClassVar[tuple[str, ...]] = ("spec.trtype", "spec.fabrics_id", "spec.pcie_id")
+
+    def line(self, resource: NvmeController) -> Line:
+        spec, active = resource.spec, resource.status.active
+        transport = opi.NvmeTransportType.Name(spec.trtype).removeprefix("NVME_TRANSPORT_TYPE_")
+        place = Said(f"{transport} {pci.in_words(spec.pcie_id)}")
+        if spec.HasField("fabrics_id"):
+            address, port = spec.fabrics_id.traddr, spec.fabrics_id.trsvcid
+            place = Said(f"{transport} {address} port {port}", f"{transport} {address}:{port}")
+        return Line((place,), "active" if active else "not active", active)
 
     def normalise(self, resource: NvmeController) -> None:
         fabrics = resource.spec.fabrics_id
