@@ -7,7 +7,7 @@ import enum
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 from pydantic import TypeAdapter
@@ -47,9 +47,6 @@ class Own:
     Each kind that keeps anything has a class of its own, whose fields all have a default: what an older state lacks.
     """
 
-    renamed: ClassVar[Mapping[str, str]] = {}
-    """By the name that an earlier version kept a field under, of those not shown: its name now."""
-
 
 def fills(path: str) -> Any:
     """For a field of `Own` that is shown at that path of the resource where the client left it open, else None."""
@@ -80,8 +77,7 @@ def to_json(own: Own) -> tuple[dict[str, Any], dict[str, Any]]:
 def from_json(own: type[P], shown: Mapping[str, Any], kept: Mapping[str, Any]) -> P:
     """The reverse of `to_json`; raises ValueError for what is not of that make."""
     names = filled(own)
-    now = {own.renamed.get(name, name): value for name, value in kept.items()}
-    values = {**now, **{names[path]: value for path, value in shown.items() if path in names}}
+    values = {**kept, **{names[path]: value for path, value in shown.items() if path in names}}
     made: P = _adapter(own).validate_python(values)
     return made
 

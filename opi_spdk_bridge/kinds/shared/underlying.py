@@ -7,9 +7,7 @@ absent. Where the bridge manages the volume its resource is kept: it tells the U
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from google.protobuf.message import Message
 
@@ -21,7 +19,6 @@ from opi_spdk_bridge.core.record import Own, Record
 class OnVolume(Own):
     """Of a resource that stands on a volume."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"uuid": "volume_uuid"}
     bdev: str = ""
     """The name of the bdev."""
     volume_uuid: str = ""
