@@ -89,7 +89,7 @@ EARLIER: list[tuple[str, dict[str, Any], dict[str, Any], Own]] = [
     (
         "encryptedVolume",
         {},
-        {"bdev": "b", "uuid": "u", "crypto_key": "opi-1"},
+        {"bdev": "b", "volume_uuid": "u", "crypto_key": "opi-1"},
         Encrypted(bdev="b", volume_uuid="u", crypto_key="opi-1"),
     ),
     (
@@ -108,17 +108,17 @@ EARLIER: list[tuple[str, dict[str, Any], dict[str, Any], Own]] = [
     (
         "nvmeNamespace",
         {"spec.host_nsid": 1, "spec.nguid": "N", "spec.uuid": "w"},
-        {"bdev": "b", "uuid": "u"},
+        {"bdev": "b", "volume_uuid": "u"},
         NamespaceOwn(nsid=1, nguid="N", uuid="w", bdev="b", volume_uuid="u"),
     ),
-    ("nvmeNamespace", {}, {"bdev": "b", "uuid": "u"}, NamespaceOwn(bdev="b", volume_uuid="u")),
-    ("virtioBlk", {}, {"bdev": "b", "uuid": "u"}, Limited(bdev="b", volume_uuid="u")),
+    ("nvmeNamespace", {}, {"bdev": "b", "volume_uuid": "u"}, NamespaceOwn(bdev="b", volume_uuid="u")),
+    ("virtioBlk", {}, {"bdev": "b", "volume_uuid": "u"}, Limited(bdev="b", volume_uuid="u")),
     ("virtioScsiTarget", {}, {}, Own()),
     ("virtioScsiController", {}, {}, Own()),
     (
         "virtioScsiLun",
         {},
-        {"ctrlr": "t", "number": 0, "bdev": "b", "uuid": "u"},
+        {"ctrlr": "t", "number": 0, "bdev": "b", "volume_uuid": "u"},
         OnDevice(bdev="b", volume_uuid="u", ctrlr="t", number=0),
     ),
 ]
