@@ -12,6 +12,7 @@ from opi_spdk_bridge.kinds.shared.addresses import is_pcie, socket_folder
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import ListenAddress
+from opi_spdk_bridge.spdk.shared import VFIO_USER_SOCKET
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
 from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS
 from opi_spdk_bridge.spdk.view import View
@@ -39,6 +40,7 @@ class NvmeControllerSide(SpdkSide[NvmeController, Spelt, ListenAddress]):
         plug: list[Step] = []
         if function is not None:
             shared, folder = self.target.shared, socket_folder(record.desired)
+            shared.require_socket_fits(folder)
             plug = [*self.host.bereaved(function), *self.host.plug(record, function)]
             steps.append(
                 Step(
@@ -99,6 +101,6 @@ class NvmeControllerSide(SpdkSide[NvmeController, Spelt, ListenAddress]):
 
     def _function(self, record: Record[NvmeController, Spelt]) -> Function:
         async def socket() -> str:
-            return f"{listen_address(record, self.target.shared).traddr}/cntrl"
+            return f"{listen_address(record, self.target.shared).traddr}/{VFIO_USER_SOCKET}"
 
         return Function(record.desired.spec.pcie_id.physical_function.value, record.id, True, socket)
