@@ -11,11 +11,14 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Settled, Volume
 from opi_spdk_bridge.core.line import Line, said_size
 from opi_spdk_bridge.core.record import Record
+from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind, uuid_of
 from opi_spdk_bridge.kinds.shared.shape import check_geometry
 from opi_spdk_bridge.pb.storage.backend_malloc_pb2 import MallocVolume
 
 _METADATA_SIZES = (0, 8, 16, 32, 64, 128)
+_MOST_BYTES = 2**46
+"""Half of an address space. Far above it, the sums that the target makes of sizes come round to small ones."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class MallocVolumeKind(IdentifiedVolumeKind[MallocVolume, Identified]):
             text = f"metadata_size is {resource.metadata_size}; the target takes {_METADATA_SIZES}"
             raise errors.InvalidArgument(text, field="metadata_size")
         check_geometry(resource.block_size, resource.blocks_count, resource.metadata_size)
+        most = _MOST_BYTES // (resource.block_size + resource.metadata_size)
+        rules.within(resource.blocks_count, 1, most, "blocks_count", "the volume is memory of the target")
 
     async def settle(
         self,

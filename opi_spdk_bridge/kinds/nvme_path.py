@@ -73,9 +73,9 @@ class NvmePathKind(ContractKind[NvmePath, Own]):
                 " all but the first find the port taken, so no I/O would pass. Leave source_trsvcid 0"
             )
             raise errors.InvalidArgument(text, field="fabrics.source_trsvcid")
-        rules.nqn(fabrics.subnqn, "fabrics.subnqn")
+        rules.remote_nqn(fabrics.subnqn, "fabrics.subnqn")
         if fabrics.hostnqn:
-            rules.nqn(fabrics.hostnqn, "fabrics.hostnqn")
+            rules.sent_nqn(fabrics.hostnqn, "fabrics.hostnqn")
 
     async def settle(
         self, name: str, resource: NvmePath, before: Record[NvmePath, Own] | None, taken: Collection[Any] = ()

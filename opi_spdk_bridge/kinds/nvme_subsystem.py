@@ -18,6 +18,12 @@ from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeSubsystem
 
 _SERIAL_NUMBER = "spec.serial_number"
 
+_MOST_NAMESPACES = 65536
+_WHY_NO_MORE = (
+    "the target takes memory for each namespace that there may be, some 360 bytes of it on each of its cores, and goes"
+    " through all of them at each change"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubsystemOwn(Keyed):
@@ -50,7 +56,7 @@ class NvmeSubsystemKind(ContractKind[NvmeSubsystem, SubsystemOwn]):
         rules.nqn(spec.nqn, "spec.nqn")
         rules.printable_ascii(spec.serial_number, 20, "spec.serial_number")
         rules.printable_ascii(spec.model_number, 40, "spec.model_number")
-        rules.within(spec.max_namespaces, 0, 2**32 - 2, "spec.max_namespaces")
+        rules.within(spec.max_namespaces, 0, _MOST_NAMESPACES, "spec.max_namespaces", _WHY_NO_MORE)
         if spec.hostnqn:
             rules.nqn(spec.hostnqn, "spec.hostnqn")
         if spec.psk:
