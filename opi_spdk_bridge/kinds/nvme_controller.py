@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
+from opi_spdk_bridge.core.kind import Counters, Facts, Graph, Record, Reservation, Settled
+from opi_spdk_bridge.core.volumes import Volumes
 from opi_spdk_bridge.kinds import rules
 from opi_spdk_bridge.kinds.addresses import (
     FABRICS,
@@ -24,22 +26,35 @@ from opi_spdk_bridge.kinds.addresses import (
     why_not_listening,
 )
 from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.kinds.hotplug import Function
+from opi_spdk_bridge.kinds.discovery import Discovery
+from opi_spdk_bridge.kinds.hotplug import Function, Host
 from opi_spdk_bridge.kinds.pci import check_function, function_reservation
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeControllerSpec
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.model import ListenAddress
 from opi_spdk_bridge.spdk.steps import Step, StepFailed
-from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS
+from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS, Target
 from opi_spdk_bridge.spdk.view import View
 
 
-class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
+@dataclass(frozen=True)
+class Seen:
+    """The controller's listener; where the discovery subsystem listens, if hosts are to discover at the address."""
+
+    listener: ListenAddress
+    discovery: Sequence[ListenAddress] | None = None
+
+
+class NvmeControllerKind(SpdkKind[NvmeController, Seen]):
     """SPDK has no use for nvme_controller_id, max_nsq, max_ncq, sqes, cqes, max_namespaces: kept and returned only."""
 
     message = NvmeController
     immutable: ClassVar[tuple[str, ...]] = ("spec.trtype", "spec.fabrics_id", "spec.pcie_id")
+
+    def __init__(self, target: Target, graph: Graph, volumes: Volumes, host: Host) -> None:
+        super().__init__(target, graph, volumes, host)
+        self._discovery = Discovery(target, graph)
 
     def normalise(self, resource: NvmeController) -> None:
         fabrics = resource.spec.fabrics_id
@@ -79,7 +94,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         if parent is not None and is_pcie(resource) and parent.desired.spec.hostnqn:
             text = f"{parent.name} is for one host only (hostnqn), which a PCIe controller cannot enforce"
             raise errors.FailedPrecondition(text, field="spec.trtype", resource=parent.name)
-        private = before.private if before is not None else {}
+        private = before.private if before is not None else self._discovery.inherited(name, resource)
         return Settled(private=private, stands_on=(parent.name,) if parent is not None else ())
 
     def reserves(self, record: Record) -> Iterable[Reservation]:
@@ -96,17 +111,28 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
 
     # On the target
 
-    async def look(self, record: Record, view: View) -> ListenAddress | None:
-        subsystem = await view.subsystem(self.parent(record).desired.spec.nqn)
-        if subsystem is None:
-            return None
+    async def look(self, record: Record, view: View) -> Seen | None:
+        subsystem, discovery = await asyncio.gather(
+            view.subsystem(self.parent(record).desired.spec.nqn), self._look_at_discovery(record, view)
+        )
         wanted = listen_address(record, self.target.shared)
-        return next((address for address in subsystem.listen_addresses if same_address(address, wanted)), None)
+        for address in subsystem.listen_addresses if subsystem is not None else ():
+            if same_address(address, wanted):
+                return Seen(address, discovery)
+        return None
 
-    def steps(self, record: Record, seen: ListenAddress | None) -> list[Step]:
+    async def _look_at_discovery(self, record: Record, view: View) -> Sequence[ListenAddress] | None:
+        return await self._discovery.look(view) if self._is_plain(record) else None
+
+    def _is_plain(self, record: Record) -> bool:
+        """Whether hosts can discover at its address: it has one, and that demands no TLS."""
+        return not is_pcie(record.desired) and not self.parent(record).desired.spec.psk
+
+    def steps(self, record: Record, seen: Seen | None) -> list[Step]:
         function = self._function(record) if is_pcie(record.desired) else None
         if seen is not None:
-            return self.host.plug(record, function) if function is not None else []
+            plugged = self.host.plug(record, function) if function is not None else []
+            return [*self._discovery.restore(record, seen.discovery), *plugged]
         parent, address = self.parent(record).desired.spec, listen_address(record, self.target.shared)
         steps: list[Step] = []
         plug: list[Step] = []
@@ -127,7 +153,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
             methods.nvmf_subsystem_add_listener(parent.nqn, address, bool(parent.psk)),
             methods.nvmf_subsystem_remove_listener(parent.nqn, address),
         )
-        return [*steps, listen, *plug]
+        return [*steps, listen, *(self._discovery.add(record) if self._is_plain(record) else []), *plug]
 
     def removal(self, record: Record, present: bool) -> list[Step]:
         pcie = is_pcie(record.desired)
@@ -136,6 +162,8 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
             address = listen_address(record, self.target.shared)
             remove = methods.nvmf_subsystem_remove_listener(self.parent(record).desired.spec.nqn, address)
             steps.append(Step(f"the listener at {in_words(address)} is still there", remove))
+        if self._is_plain(record):
+            steps += self._discovery.drop(record)
         if pcie:
             shared, folder = self.target.shared, socket_folder(record.desired)
             steps.append(Step(f"the folder {folder} is still there", lambda: shared.remove_socket_folder(folder)))
@@ -153,7 +181,9 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         if subsystem is None:
             text = f"subsystem {nqn} is not on the target any more: the bridge will restore it, try again then"
             return errors.Aborted(text, resource=record.parent)
-        cause = why_not_listening(error, address, subsystem) if "add_listener" in error.method else None
+        cause = self._discovery.why_not(record, failure) if not is_pcie(record.desired) else None
+        if cause is None and error.method == "nvmf_subsystem_add_listener":
+            cause = why_not_listening(error, address, subsystem)
         return cause or failure.undiagnosed()
 
     def foreign(self, record: Record) -> errors.BridgeError:
@@ -161,7 +191,7 @@ class NvmeControllerKind(SpdkKind[NvmeController, ListenAddress]):
         text = f"{record.parent} already listens at {at}, by somebody else's doing"
         return errors.AlreadyExists(text, field="spec.fabrics_id", resource=record.name)
 
-    def shown(self, record: Record, seen: ListenAddress | None) -> Facts:
+    def shown(self, record: Record, seen: Seen | None) -> Facts:
         return {"status.active": seen is not None}
 
     def shown_when_ready(self, record: Record) -> Facts:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
+from opi_spdk_bridge.core.kind import Counters, Facts, Graph, Record, Reservation, Settled
+from opi_spdk_bridge.core.volumes import Volumes
 from opi_spdk_bridge.kinds import keys, rules
 from opi_spdk_bridge.kinds.addresses import (
     address_reservation,
@@ -20,12 +21,14 @@ from opi_spdk_bridge.kinds.addresses import (
     why_not_listening,
 )
 from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.kinds.discovery import Discovery
+from opi_spdk_bridge.kinds.hotplug import Host as HostMachine
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController, NvmeSubsystem, NvmeSubsystemSpec
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Host, Subsystem
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
-from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS
+from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS, Target
 from opi_spdk_bridge.spdk.view import View
 
 _KEY_GIVEN = "psk_given"  # in Record.private: the host was added with its key while there was the TCP transport
@@ -54,6 +57,10 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     )  # fmt: skip
     secrets: ClassVar[tuple[str, ...]] = ("spec.psk",)
     assigned: ClassVar[tuple[str, ...]] = ("spec.serial_number",)
+
+    def __init__(self, target: Target, graph: Graph, volumes: Volumes, host: HostMachine) -> None:
+        super().__init__(target, graph, volumes, host)
+        self._discovery = Discovery(target, graph)
 
     def normalise(self, resource: NvmeSubsystem) -> None:
         if resource.spec.psk:
@@ -141,10 +148,12 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
         return [
             *(self._key(record, seen) if comes else keys.add(record, self.target, wanted.psk, seen.key)),
             *(self._drop_listener(record, child, bool(before.psk)) for child in unlisten),
+            *(step for child in listeners if wanted.psk for step in self._discovery.drop(child)),
             *(self._drop_host(record, host, other) for host in leaves),
             *([self._add_host(record)] if comes else []),
             *self._admission(wanted, seen),
             *(self._add_listener(record, child, bool(wanted.psk)) for child in listeners),
+            *(step for child in listeners if not wanted.psk for step in self._discovery.restore(child, ())),
             *(keys.remove(other, self.target) if other is not None and new_key else []),
         ]
 
@@ -181,6 +190,8 @@ class NvmeSubsystemKind(SpdkKind[NvmeSubsystem, Seen]):
     async def amend(self, old: Record, new: Record) -> Facts:
         """Looks first: a host that somebody else has added there may have another key."""
         self._require_fit(new)
+        if new.desired.spec.psk and not old.desired.spec.psk:
+            await self._discovery.require_none_of_others(self._listeners(new), self.target.view())
         seen = await self.look(new, self.target.view())
         if seen is None:
             raise self._lost(new)
