@@ -1,5 +1,5 @@
 """`python -m opi_spdk_bridge`."""
 
-from opi_spdk_bridge.cli import main
+from opi_spdk_bridge.cli.main import main
 
 main()

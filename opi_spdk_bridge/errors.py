@@ -142,10 +142,20 @@ class Unimplemented(BridgeError):
 
 
 class TargetFailure(BridgeError):
-    """The target failed in a way for which no cause could be found; its own words are in the message."""
+    """The target failed in a way for which no cause could be found; its own words are in the message.
+
+    FAILED_PRECONDITION instead of ABORTED where it would refuse the same again.
+    """
 
     code = code_pb2.ABORTED
     reason = "TARGET_FAILURE"
+
+    def __init__(
+        self, message: str, *, field: str = "", resource: str = "", may_succeed_later: bool = True, **metadata: str
+    ) -> None:
+        super().__init__(message, field=field, resource=resource, **metadata)
+        if not may_succeed_later:
+            self.code = code_pb2.FAILED_PRECONDITION
 
 
 def to_status(error: BaseException) -> status_pb2.Status:

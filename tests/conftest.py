@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from tests.observability.secrets import secrets_of_tests, told
 from tests.support.bridge import Bridge, bridge
+from tests.support.clock import Clock
 from tests.support.program import keep_in
 from tests.support.target import Emulator, Target, emulator, real_target
 
@@ -27,6 +28,12 @@ def _no_process_tells_a_secret(tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield
     leaks = told(tmp_path_factory.getbasetemp().rglob("*.log"), secrets_of_tests())
     assert not leaks, leaks
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The monotonic clock of this process, to be moved on."""
+    return Clock(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from google.api import resource_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
@@ -15,6 +13,7 @@ from starlette.responses import Response
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.interceptors import Failed
+from opi_spdk_bridge.api.protojson import shown
 
 HTTP_CODES: Mapping[int, int] = {
     code_pb2.CANCELLED: 499,
@@ -55,10 +54,8 @@ class Refusal(Failed):
 
 
 def message_answer(message: Message) -> Response:
-    """A message in ProtoJSON. Zeros are left out as that format has it, except where there is nothing but counters."""
-    return JsonResponse(
-        json_format.MessageToDict(message, always_print_fields_with_no_presence=not _has_resources(message.DESCRIPTOR))
-    )
+    """A message as it is shown over HTTP."""
+    return JsonResponse(shown(message))
 
 
 def status_answer(status: status_pb2.Status) -> Response:
@@ -71,10 +68,3 @@ def failure_answer(failure: Failed) -> Response:
     if isinstance(failure, Refusal):
         return JsonResponse(json_format.MessageToDict(failure.status), failure.http_code, failure.headers)
     return status_answer(failure.status)
-
-
-@functools.cache
-def _has_resources(message: Any) -> bool:
-    """Whether a message is a resource or has some: those are sent back by clients, where a zero would be a change."""
-    shown = [message, *(field.message_type for field in message.fields if field.message_type is not None)]
-    return any(item.GetOptions().Extensions[resource_pb2.resource].pattern for item in shown)

@@ -40,6 +40,12 @@ class TooSlow(errors.BridgeError):
     reason = "REQUEST_TIMEOUT"
 
 
+class Stopped(errors.OutcomeUnknown):
+    """The bridge stops and waits no more for the request."""
+
+    code = code_pb2.UNAVAILABLE
+
+
 class Connection(H11Protocol):
     """One client's connection; `told` is told of each refusal: its HTTP code, when it began, and the peer."""
 
@@ -95,7 +101,22 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(Refusal(400, errors.InvalidArgument("this is not HTTP/1.1, or its head is over the limit")))
+        self._let_go()
         self.transport.close()
+
+    def end(self) -> None:
+        """Hangs up, whatever is at work for this connection; its client is told where it has no answer yet."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if not self.cycle.response_started:
+                self._refuse(Refusal(503, Stopped("the bridge stops; whether this has been carried out is not known")))
+            self._let_go()
+        self.transport.close()
+
+    def _let_go(self) -> None:
+        """Has a request that is at work for this connection answered to nobody, as if the client had gone."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _refuse(self, refusal: Refusal) -> None:
         """Sends an answer that no request handler stands behind, where none has been begun."""

@@ -37,9 +37,12 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = "x-request-id"
 _LISTENER = "listener"
 _BACKLOG = 1024  # connections that wait to be accepted
+_LAST_WORDS_S = 1.0  # for what is told to clients when a stop waits no more
 _RPC = "rpc"
 _LONGEST_URL = 8 * 1024
 _LONGEST_HEAD = 64 * 1024
+_IDENTITY = "identity"
+_LONGEST_CODING = 100
 _CHALLENGE = (b"www-authenticate", b"Bearer")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _SECURITY = (
@@ -68,12 +71,11 @@ class HttpServer:
         self._listeners = listeners
         app = application(methods, requests, checks, pages)
         accept = functools.partial(connection.Connection, requests.limits.connections, _refused_early(requests))
-        self._configs = [_config(app, accept, listener, tls) for listener in listeners]
-        self._servers = [_Server(config) for config in self._configs]
+        self._servers = [_Server(_config(app, accept, listener, tls)) for listener in listeners]
         self._serving: list[asyncio.Task[None]] = []
 
     async def start(self) -> list[str]:
-        """Starts listening and returns the addresses with their real ports; raises Unavailable when one is taken."""
+        """Starts listening and returns the addresses with their real ports; raises CannotListen."""
         with contextlib.ExitStack() as opened:
             sockets = [opened.enter_context(await _listen(listener)) for listener in self._listeners]
             opened.pop_all()
@@ -86,16 +88,24 @@ class HttpServer:
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more requests, and waits for those at work for at most `grace_s`."""
-        for config, server in zip(self._configs, self._servers, strict=True):
-            config.timeout_graceful_shutdown = max(1, round(grace_s))
+        if not self._serving:
+            return
+        for server in self._servers:
             server.should_exit = True
-        await asyncio.gather(*self._serving)
+        await asyncio.wait(self._serving, timeout=grace_s)
+        for server in self._servers:
+            server.end()
+        _, waiting = await asyncio.wait(self._serving, timeout=_LAST_WORDS_S)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
 
 def _config(app: ASGIApp, accept: Any, listener: Listener, tls: Tls | None) -> uvicorn.Config:
     async def through(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"][_LISTENER] = listener.identity
-        await app(scope, receive, send)
+        with contextlib.suppress(asyncio.CancelledError):  # of a request that outlasts a stop: its client has been told
+            await app(scope, receive, send)
 
     config = uvicorn.Config(
         through,
@@ -135,28 +145,27 @@ class _Server(uvicorn.Server):
         ]
         self.started = True
 
+    def end(self) -> None:
+        """Waits no more for requests at work: their clients are told so."""
+        self.force_exit = True
+        for open_one in list(self.server_state.connections):
+            cast(connection.Connection, open_one).end()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
 
 async def _listen(listener: Listener) -> socket.socket:
-    if listener.path is not None:
-        await asyncio.to_thread(listener.make_way)
-        try:
-            with listener.closed():
-                listening = socket.create_server(str(listener.path), family=socket.AF_UNIX, backlog=_BACKLOG)
-        except OSError as problem:
-            raise errors.Unavailable(f"cannot listen on {listener.address}: {problem.strerror}") from None
-        await asyncio.to_thread(listener.let_in)
-        return listening
-    host, _, port = listener.address.rpartition(":")
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        family, _, _, _, place = found[0]
-        return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
-    except OSError as problem:
-        raise errors.Unavailable(f"cannot listen on {listener.address}: {problem}") from None
+    if listener.path is None:
+        return await asyncio.to_thread(listener.bound)  # it may ask for a host's address
+    await asyncio.to_thread(listener.make_way)
+    with listener.closed():
+        listening = listener.bound()
+    await asyncio.to_thread(listener.let_in)
+    return listening
 
 
 def _address(listening: socket.socket) -> str:
@@ -257,7 +266,7 @@ class _Gateway:
         caller = Caller(_peer(request), state[_REQUEST_ID], None, headers, peer, request.url.path)
 
         async def read() -> ProtoMessage:
-            body = await _body(request, self._requests.limits.message_bytes) if route.body else b""
+            body = await _plain_body(request, self._requests.limits.message_bytes) if route.body else b""
             return to_request(route, names, request.url.query, body)
 
         try:
@@ -274,6 +283,18 @@ class _Gateway:
             return Refusal(404, errors.NotFound(text))
         text = f"{http_method} is not for {raw_path[:200]}, only {', '.join(allowed)}"
         return Refusal(405, errors.Unimplemented(text), {"allow": ", ".join(allowed)})
+
+
+async def _plain_body(request: Request, most_bytes: int) -> bytes:
+    """The whole body; raises Refusal where it is too large, too slow, or encoded (RFC 9110, section 15.5.16)."""
+    body = await _body(request, most_bytes)
+    named = ",".join(request.headers.getlist("content-encoding")).split(",")
+    unknown = [coding for coding in (name.strip() for name in named) if coding and coding.lower() != _IDENTITY]
+    if unknown:
+        text = f"the body is encoded as {', '.join(unknown)[:_LONGEST_CODING]}: send it as it is"
+        problem = errors.InvalidArgument(text, field="body")
+        raise Refusal(415, problem, {"accept-encoding": _IDENTITY})
+    return body
 
 
 async def _body(request: Request, most_bytes: int) -> bytes:

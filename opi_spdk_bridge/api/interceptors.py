@@ -22,7 +22,7 @@ from opi_spdk_bridge.api.bind import Method
 from opi_spdk_bridge.api.limits import Limits, require_short
 from opi_spdk_bridge.api.naming import legacy_names
 from opi_spdk_bridge.api.policy import Authorizer, Everyone, Peer, Subject, require_allowed, visible
-from opi_spdk_bridge.observer import NoObserver, Observer
+from opi_spdk_bridge.telemetry.observer import NoObserver, Observer
 
 log = logging.getLogger("opi_spdk_bridge.requests")
 audit = logging.getLogger("opi_spdk_bridge.audit")

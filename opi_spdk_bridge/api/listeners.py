@@ -14,10 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.sockets import too_long, why_not_bound
 
 _DEFAULT_MODE = 0o660
 _MODE = re.compile(r"0?[0-7]{3}")
 _CONNECT_S = 1.0
+_BACKLOG = 1024  # connections that wait to be accepted
+
+
+class CannotListen(errors.Unavailable):
+    """Nobody can listen at the address, or another program does; the text says why."""
+
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(f"cannot listen on {address}: {why}")
+
+
+_OF_PORTS = {
+    errno.EADDRINUSE: "another program has that port",
+    errno.EADDRNOTAVAIL: "the address is not one of this machine's",
+    errno.EACCES: f"uid {os.geteuid()} may not have that port",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +60,10 @@ class Listener:
         mode = given.get("mode", f"{_DEFAULT_MODE:o}")
         if not _MODE.fullmatch(mode):
             raise errors.InvalidArgument(f"{text!r}: mode is an octal number such as 0660")
-        return cls(address, given.get("identity", ""), int(mode, 8))
+        listener = cls(address, given.get("identity", ""), int(mode, 8))
+        if listener.path is not None and (problem := too_long(listener.path)):
+            raise errors.InvalidArgument(f"{text!r}: {problem}")
+        return listener
 
     @property
     def path(self) -> Path | None:
@@ -63,18 +82,56 @@ class Listener:
             return host == "localhost"
 
     def make_way(self) -> None:
-        """Removes the socket that a bridge before left; raises Unavailable when one is still listening there."""
+        """Removes the socket that a bridge before left; raises CannotListen when one is still listening there."""
         path = self.path
-        if path is None or not path.exists():
+        if path is None:
             return
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise errors.Unavailable(f"cannot listen on {path}: it is there, and no socket")
+        try:
+            found = path.stat()
+        except OSError as problem:
+            if problem.errno == errno.ENOENT and path.parent.is_dir():
+                return
+            raise CannotListen(self.address, why_not_bound(path, problem)) from None
+        if not stat.S_ISSOCK(found.st_mode):
+            raise CannotListen(self.address, "it is there, and no socket")
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(_CONNECT_S)
-            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-                path.unlink()
-                return
-        raise errors.Unavailable(f"cannot listen on {path}: another program does")  # also one that may not be asked
+            refused = probe.connect_ex(str(path)) == errno.ECONNREFUSED
+        if not refused:
+            raise CannotListen(self.address, "another program does")  # also one that may not be asked
+        try:
+            path.unlink()
+        except OSError as problem:
+            raise CannotListen(self.address, why_not_bound(path, problem)) from None
+
+    def bound(self) -> socket.socket:
+        """A socket that listens there; raises CannotListen."""
+        try:
+            if self.path is not None:
+                return socket.create_server(str(self.path), family=socket.AF_UNIX, backlog=_BACKLOG)
+            host, _, port = self.address.rpartition(":")
+            found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+            family, _, _, _, place = found[0]
+            return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+        except (OSError, UnicodeError) as problem:  # the latter for what is no host's name
+            raise CannotListen(self.address, self._why(problem)) from None
+
+    def refused(self, otherwise: str) -> CannotListen:
+        """Why another way to listen there failed: what this one says, or `otherwise` where it succeeds."""
+        try:
+            self.bound().close()
+        except CannotListen as problem:
+            return problem
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        return CannotListen(self.address, otherwise)
+
+    def _why(self, problem: OSError | UnicodeError) -> str:
+        if not isinstance(problem, OSError) or isinstance(problem, socket.gaierror):
+            return f"there is no such host or port ({problem})"
+        if self.path is not None:
+            return why_not_bound(self.path, problem)
+        return _OF_PORTS.get(problem.errno or 0, problem.strerror or str(problem))
 
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:

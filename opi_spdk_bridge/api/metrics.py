@@ -24,7 +24,7 @@ from opi_spdk_bridge import __version__, deadline, errors
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.reconcile import Reconciler
 from opi_spdk_bridge.core.samples import TargetSample, VolumeSample
-from opi_spdk_bridge.observer import Ended
+from opi_spdk_bridge.telemetry.observer import Ended
 
 _TYPE = "UNARY"
 _READ_S = 5.0  # a target that does not answer costs its own series, not the scrape (10 s, by default)

@@ -16,12 +16,15 @@ from opi_spdk_bridge.api.schemas import RESOURCE_ID, Schema, Schemas, behaviors,
 
 _ANY = "*"
 _JSON = "application/json"
-# Every operation can end in these; 429: as many requests at work as the bridge takes; 408, 413, 414: limits.
-_ERRORS = (400, 401, 403, 404, 408, 409, 413, 414, 429, 500, 503, 504)
+# Every operation can end in these; 429: as many requests at work as the bridge takes; 408, 413, 414: limits;
+# 415: a body that is compressed.
+_ERRORS = (400, 401, 403, 404, 408, 409, 413, 414, 415, 429, 500, 503, 504)
 _ABOUT = (
-    "The storage API of the Open Programmable Infrastructure project for SPDK, over HTTP/JSON. Field names may also be"
-    " given as in the contract (`blocks_count`); bodies are read as JSON whatever their Content-Type. 64-bit integers"
-    " are strings in answers and either in requests. A PATCH without updateMask changes the fields that its body names."
+    "The storage API of the Open Programmable Infrastructure project for SPDK, over HTTP/JSON. Field names may also"
+    " be given as in the contract (`blocks_count`); bodies are read as JSON whatever their Content-Type, but not"
+    " compressed. 64-bit integers are strings in answers and either in requests. A PATCH without updateMask changes"
+    " the fields that its body names. Answers also show what is not set (an empty string or list, 0, false, the"
+    " enum's first value), but for messages, wrappers and members of a oneof, and for keys, which no answer has."
 )
 
 
@@ -58,7 +61,7 @@ def _operation(route: Route, schemas: Schemas) -> dict[str, Any]:
         **({"summary": f"{text.partition('. ')[0].rstrip('.')}.", "description": text} if text else {}),
         "parameters": [*_path_parameters(route.template), *_query_parameters(route, schemas)],
         "responses": {
-            "200": {"description": "OK", "content": {_JSON: {"schema": schemas.message(method.output_type)}}},
+            "200": {"description": "OK", "content": {_JSON: {"schema": schemas.answer(method.output_type)}}},
             **{str(code): {"$ref": f"#/components/responses/Error{code}"} for code in _ERRORS},
         },
     }

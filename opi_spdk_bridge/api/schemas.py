@@ -1,17 +1,19 @@
 """JSON schemas (2020-12, as OpenAPI 3.1 has them) of the contract's messages in ProtoJSON.
 
-A message has up to two: as it is answered and as it is patched, where nothing is required; and `…Create`, as it is
-created, where what is required is, and what only the server sets is left out.
+A resource has up to two: as it is answered and as it is patched, where nothing is required; and `…Create`, as it is
+created, where what is required is, and what only the server sets is left out. What is only answered requires the
+fields that are always there (`protojson`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from google.api import field_behavior_pb2
+from google.api import field_behavior_pb2, resource_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
 from opi_spdk_bridge.api.comments import comments
+from opi_spdk_bridge.api.protojson import always_shown
 from opi_spdk_bridge.core.names import ID
 
 Schema = dict[str, Any]
@@ -63,6 +65,14 @@ class Schemas:
             self.components[name] = {}  # breaks cycles
             self.components[name] = self._object(message, create)
         return {"$ref": f"#/components/schemas/{name}"}
+
+    def answer(self, message: Descriptor) -> Schema:
+        """A reference to the schema of what a method answers."""
+        reference = self.message(message)
+        always = [field.json_name for field in message.fields if always_shown(field)]
+        if always and not message.GetOptions().Extensions[resource_pb2.resource].pattern:
+            self.components[message.name]["required"] = always
+        return reference
 
     def _object(self, message: Descriptor, create: bool) -> Schema:
         fields = [field for field in message.fields if not (create and behaviors(field) & _SERVER_SETS)]

@@ -6,20 +6,20 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool, empty_pb2
-from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from grpc_status import rpc_status
+from google.protobuf import empty_pb2
+from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.api import serving
 from opi_spdk_bridge.api.bind import Method
+from opi_spdk_bridge.api.handlers import leave_gone_clients_alone, parse, refuse, refusing
 from opi_spdk_bridge.api.interceptors import Caller, Failed, Requests, request_id
 from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.api.policy import Peer, bearer
+from opi_spdk_bridge.api.reflection import Reflection
 from opi_spdk_bridge.api.tls import Tls
 
 _REQUEST_ID = "x-request-id"
@@ -32,7 +32,7 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),  # the one that sheds a peer that answers no ping
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),  # clients in the field ping every 10 s
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # clients in the field ping every 10 s
 ]
 
 
@@ -44,22 +44,6 @@ _ABSENT = Method("unknown", "unknown", empty_pb2.Empty, empty_pb2.Empty, _nothin
 """What calls of methods that do not exist are counted as: their names are the client's, and without end."""
 
 
-class _MethodsToo:
-    """The default pool of descriptors, which finds methods, too, by their full name."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(descriptor_pool.Default(), name)
-
-    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 (the pool's own spelling)
-        pool = descriptor_pool.Default()
-        try:
-            return pool.FindFileContainingSymbol(symbol)
-        except KeyError:
-            service, _, method = symbol.rpartition(".")
-            found = pool.FindServiceByName(service)
-            return found.methods_by_name[method].containing_service.file
-
-
 class GrpcServer:
     """Serves the methods on the given listeners, all of them with TLS or none (Unix sockets: never).
 
@@ -69,10 +53,12 @@ class GrpcServer:
     def __init__(
         self, methods: Sequence[Method], requests: Requests, listeners: Sequence[Listener], tls: Tls | None = None
     ) -> None:
+        leave_gone_clients_alone()
         self._listeners = listeners
         self._tls = tls
-        self._health = health.aio.HealthServicer()
         self.services = list(dict.fromkeys(method.service for method in methods))
+        self._health = serving.Health(self.services)
+        self._standard = [self._health.handler(), *Reflection([*self.services, serving.NAME]).handlers()]
         self._servers = [self._server(methods, requests, listener) for listener in listeners]
 
     def _server(self, methods: Sequence[Method], requests: Requests, listener: Listener) -> grpc.aio.Server:
@@ -83,14 +69,11 @@ class GrpcServer:
         server = grpc.aio.server(options=[*_OPTIONS, *limits])
         for service, group in groupby(methods, key=lambda method: method.service):
             server.add_generic_rpc_handlers([_service_handler(service, group, requests, listener)])
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        shown = [*self.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(shown, server, pool=cast(Any, _MethodsToo()))
-        server.add_generic_rpc_handlers([_Absent(requests, listener)])
+        server.add_generic_rpc_handlers([*self._standard, _Absent(requests, listener)])
         return server
 
     async def start(self) -> list[str]:
-        """Starts listening and returns the addresses with their real ports; raises Unavailable when one is taken."""
+        """Starts listening and returns the addresses with their real ports; raises CannotListen."""
         bound = []
         for listener, server in zip(self._listeners, self._servers, strict=True):
             await asyncio.to_thread(listener.make_way)
@@ -107,22 +90,18 @@ class GrpcServer:
                 port = server.add_secure_port(address, self._tls.grpc_credentials())
             else:
                 port = server.add_insecure_port(address)
-        except RuntimeError:
-            text = f"cannot listen on {address}: another program has that port, or the address is not this machine's"
-            raise errors.Unavailable(text) from None
+        except RuntimeError as problem:
+            raise listener.refused(str(problem)) from None
         host, _, asked = address.rpartition(":")
         return f"{host}:{port}" if asked == "0" else address
 
-    async def set_serving(self, serving: bool) -> None:
+    def set_serving(self, serving: bool) -> None:
         """Says for the server and each service whether changes can be carried out."""
-        serving_status = health_pb2.HealthCheckResponse.SERVING
-        status = serving_status if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", *self.services):
-            await self._health.set(service, status)
+        self._health.set(serving)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more requests, and waits for those at work for at most `grace_s`."""
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
 
 
@@ -131,19 +110,12 @@ def _service_handler(
 ) -> grpc.GenericRpcHandler:
     handlers: dict[str, Any] = {
         method.name: grpc.unary_unary_rpc_method_handler(
-            _handler(method, functools.partial(_parse, method.request), requests, listener),
+            _handler(method, functools.partial(parse, method.request), requests, listener),
             response_serializer=method.response.SerializeToString,
         )
         for method in methods
     }
     return grpc.method_handlers_generic_handler(service, handlers)
-
-
-def _parse(message: type[Message], received: bytes) -> Message:
-    try:
-        return message.FromString(received)
-    except DecodeError:
-        raise errors.InvalidArgument(f"what came is no {message.DESCRIPTOR.full_name}") from None
 
 
 class _Absent(grpc.GenericRpcHandler):
@@ -163,25 +135,24 @@ class _Absent(grpc.GenericRpcHandler):
 
 
 def _handler(
-    method: Method, parse: Callable[[bytes], Message], requests: Requests, listener: Listener, about: str = "-"
+    method: Method, read: Callable[[bytes], Message], requests: Requests, listener: Listener, about: str = "-"
 ) -> Callable[[bytes, Any], Awaitable[Message | None]]:
     async def handle(received: bytes, context: Any) -> Message | None:
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        peer = Peer(_certified(context), listener.identity, bearer(metadata.get("authorization", "")))
-        given = request_id(metadata.get(_REQUEST_ID))
-        caller = Caller(context.peer(), given, context.time_remaining(), metadata, peer, about)
-        context.set_trailing_metadata(((_REQUEST_ID, caller.request_id),))
+        async with refusing(context):
+            metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+            peer = Peer(_certified(context), listener.identity, bearer(metadata.get("authorization", "")))
+            given = request_id(metadata.get(_REQUEST_ID))
+            caller = Caller(context.peer(), given, context.time_remaining(), metadata, peer, about)
+            context.set_trailing_metadata(((_REQUEST_ID, caller.request_id),))
 
-        async def read() -> Message:
-            return parse(received)
+            async def request() -> Message:
+                return read(received)
 
-        try:
-            return await requests.run(method, read, caller)
-        except Failed as failure:
-            status = rpc_status.to_status(failure.status)
-            trailers = (*status.trailing_metadata, (_REQUEST_ID, caller.request_id))
-            await context.abort(status.code, status.details, trailers)
-            return None
+            try:
+                return await requests.run(method, request, caller)
+            except Failed as failure:
+                await refuse(context, failure.status, (_REQUEST_ID, caller.request_id))
+        return None
 
     return handle
 

@@ -9,26 +9,28 @@ from google.protobuf import json_format
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
-from opi_spdk_bridge.core.kind import AnyKind, Phase, Record
+from opi_spdk_bridge.core.kind import AnyKind
+from opi_spdk_bridge.core.record import AnyRecord, Phase, Record, from_json, to_json
 
 FORMAT = 1
 
 
-def dump(records: Sequence[Record], kinds: Mapping[str, AnyKind], *, with_secrets: bool) -> dict[str, Any]:
+def dump(records: Sequence[AnyRecord], kinds: Mapping[str, AnyKind], *, with_secrets: bool) -> dict[str, Any]:
     """The records as a JSON object. Without secrets, `omitted` of a record lists the fields that are missing."""
     return {"format": FORMAT, "records": [_dump(record, kinds[record.kind], with_secrets) for record in records]}
 
 
-def _dump(record: Record, kind: AnyKind, with_secrets: bool) -> dict[str, Any]:
+def _dump(record: AnyRecord, kind: AnyKind, with_secrets: bool) -> dict[str, Any]:
     secret = [path for path in kind.secrets if fields.has(record.desired, path)]
     plain, _ = fields.split(record.desired, () if with_secrets else secret)
+    assigned, private = to_json(record.own)
     shown = {
         "kind": record.kind,
         "name": record.name,
         "phase": record.phase.value,
         "resource": json_format.MessageToDict(plain, preserving_proto_field_name=True),
-        "assigned": dict(record.assigned),
-        "private": dict(record.private),
+        "assigned": assigned,
+        "private": private,
         "stands_on": list(record.stands_on),
         "revision": record.revision,
         "created_at": record.created_at,
@@ -37,7 +39,7 @@ def _dump(record: Record, kind: AnyKind, with_secrets: bool) -> dict[str, Any]:
     return shown if with_secrets or not secret else {**shown, "omitted": secret}
 
 
-def load(archive: Any, kinds: Mapping[str, AnyKind]) -> list[Record]:
+def load(archive: Any, kinds: Mapping[str, AnyKind]) -> list[AnyRecord]:
     """The records of an archive; raises InvalidArgument for what is not one, or lacks secrets.
 
     Half-done changes come back in their phase, for the reconciler to finish; a half-done update as what it led to.
@@ -50,7 +52,7 @@ def load(archive: Any, kinds: Mapping[str, AnyKind]) -> list[Record]:
         raise errors.InvalidArgument(f"the exported state cannot be read: {problem}") from problem
 
 
-def _load(item: Mapping[str, Any], kinds: Mapping[str, AnyKind]) -> Record:
+def _load(item: Mapping[str, Any], kinds: Mapping[str, AnyKind]) -> AnyRecord:
     if item.get("omitted"):
         text = f"{item['name']} was exported without its secrets ({', '.join(item['omitted'])}): export --with-secrets"
         raise errors.InvalidArgument(text, resource=item["name"])
@@ -63,7 +65,6 @@ def _load(item: Mapping[str, Any], kinds: Mapping[str, AnyKind]) -> Record:
         revision=item["revision"],
         created_at=item["created_at"],
         updated_at=item["updated_at"],
-        assigned=item["assigned"],
-        private=item["private"],
+        own=from_json(kinds[item["kind"]].own, item["assigned"], item["private"]),
         stands_on=tuple(item["stands_on"]),
     )

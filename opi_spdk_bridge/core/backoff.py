@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 _FIRST_DELAY_S = 0.2
 _LONGEST_DELAY_S = 60.0
+_FAILURES_MAX = 10
+"""So many and more make no difference."""
 
 
 @dataclass(slots=True)
@@ -27,10 +29,17 @@ class Backoff:
         if name not in self._due:
             self._due[name] = _Due(time.monotonic(), 0)
 
-    def failed(self, name: str) -> None:
-        """Makes a name due later than the last time, up to a minute."""
+    def hurry(self, name: str) -> None:
+        """Makes a name that keeps failing due now: what it lacked may have come."""
+        if name in self._due:
+            self._due[name].at = time.monotonic()
+
+    def failed(self, name: str, *, for_long: bool = False) -> None:
+        """Makes a name due later than the last time, up to a minute, or that late at once: for what no try can help."""
         failures = self._due[name].failures + 1 if name in self._due else 1
-        delay_s = min(_FIRST_DELAY_S * 2 ** min(failures, 10), _LONGEST_DELAY_S)
+        if for_long:
+            failures = max(failures, _FAILURES_MAX)
+        delay_s = min(_FIRST_DELAY_S * 2 ** min(failures, _FAILURES_MAX), _LONGEST_DELAY_S)
         self._due[name] = _Due(time.monotonic() + delay_s * random.uniform(0.5, 1.0), failures)
 
     def done(self, name: str) -> None:

@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import AnyKind, Facts, Phase, Record, Reservation
+from opi_spdk_bridge.core.kind import AnyKind, Reservation
+from opi_spdk_bridge.core.record import AnyRecord, Facts, Phase
 
 
 class Catalog:
@@ -18,9 +19,9 @@ class Catalog:
         self._kinds = kinds
         self._most_of_a_kind = most_of_a_kind
         self._counts: Counter[str] = Counter()
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, AnyRecord] = {}
         self._shown: dict[str, Facts] = {}
-        self._answers: dict[str, tuple[Record, bytes]] = {}
+        self._answers: dict[str, tuple[AnyRecord, bytes]] = {}
         self._collections: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._dependents = _Index()
         self._holders = _Index()
@@ -28,21 +29,21 @@ class Catalog:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[AnyRecord]:
         return iter(list(self._records.values()))
 
-    def record(self, name: str) -> Record | None:
+    def record(self, name: str) -> AnyRecord | None:
         """The record, in whatever phase."""
         return self._records.get(name)
 
-    def visible(self, name: str) -> Record | None:
+    def visible(self, name: str) -> AnyRecord | None:
         """The record as clients may see it: not before it was created, and as it was until an update is done."""
         record = self._records.get(name)
         if record is None or record.phase in (Phase.CREATING, Phase.DELETED):
             return None
         return record.previous if record.phase is Phase.UPDATING else record
 
-    def put(self, record: Record) -> None:
+    def put(self, record: AnyRecord) -> None:
         """Adds or replaces a record."""
         old = self._records.get(record.name)
         self._records[record.name] = record
@@ -71,10 +72,10 @@ class Catalog:
         if not names:
             del self._collections[record.kind, record.parent]
 
-    def page(self, kind: str, parent: str, after: str, size: int) -> tuple[list[Record], bool]:
+    def page(self, kind: str, parent: str, after: str, size: int) -> tuple[list[AnyRecord], bool]:
         """The next `size` visible records behind the name `after`, and whether there are more."""
         names = self._collections.get((kind, parent), [])
-        found: list[Record] = []
+        found: list[AnyRecord] = []
         for position in range(bisect.bisect_right(names, after), len(names)):
             record = self.visible(names[position])
             if record is None:
@@ -84,15 +85,15 @@ class Catalog:
             found.append(record)
         return found, False
 
-    def dependents(self, name: str) -> list[Record]:
+    def dependents(self, name: str) -> list[AnyRecord]:
         """The records that stand on `name`, ordered by name."""
         return [self._records[dependent] for dependent in sorted(self._dependents.get(name))]
 
-    def holders(self, key: str) -> list[Record]:
+    def holders(self, key: str) -> list[AnyRecord]:
         """The records that have reserved `key`, ordered by name."""
         return [self._records[holder] for holder in sorted(self._holders.get(key))]
 
-    def require_free(self, record: Record) -> None:
+    def require_free(self, record: AnyRecord) -> None:
         """Raises the reservation's error, naming the holder, where another has what the record would reserve.
 
         Raises ResourceExhausted for a new record of a kind that has as many as it may have.
@@ -110,10 +111,8 @@ class Catalog:
                     text = f"{wanted.what} is taken by {holder}"
                     raise wanted.conflict(text, field=wanted.field, resource=holder)
 
-    def _clash(self, wanted: Reservation, name: str, holder: Record) -> bool:
-        for record in (holder, holder.previous):
-            if record is None:
-                continue
+    def _clash(self, wanted: Reservation, name: str, holder: AnyRecord) -> bool:
+        for record in holder.states:
             for held in self._kinds[record.kind].reserves(record):
                 if held.key == wanted.key and (held.tag or record.name) != (wanted.tag or name):
                     return True
@@ -129,36 +128,34 @@ class Catalog:
             self._shown[name] = facts
             self._answers.pop(name, None)
 
-    def answer(self, record: Record, make: Callable[[Record, Facts], bytes]) -> bytes:
+    def answer(self, record: AnyRecord, make: Callable[[AnyRecord, Facts], bytes]) -> bytes:
         """What `make` makes of the record and of what was last seen of it; kept until one of the two is another."""
         kept = self._answers.get(record.name)
         if kept is None or kept[0] is not record:
             kept = self._answers[record.name] = (record, make(record, self.shown(record.name)))
         return kept[1]
 
-    def _needs(self, record: Record) -> set[str]:
+    def _needs(self, record: AnyRecord) -> set[str]:
         before = record.previous.stands_on if record.previous else ()
         return {*record.stands_on, *before}
 
-    def _keys(self, record: Record) -> set[str]:
-        states = (record, record.previous) if record.previous else (record,)
-        return {item.key for state in states for item in self._kinds[record.kind].reserves(state)}
+    def _keys(self, record: AnyRecord) -> set[str]:
+        return {item.key for state in record.states for item in self._kinds[record.kind].reserves(state)}
 
-    def _unlink(self, record: Record) -> None:
+    def _unlink(self, record: AnyRecord) -> None:
         for name in self._needs(record):
             self._dependents.discard(name, record.name)
         for key in self._keys(record):
             self._holders.discard(key, record.name)
 
 
-def _linked_alike(one: Record, other: Record) -> bool:
+def _linked_alike(one: AnyRecord, other: AnyRecord) -> bool:
     """Whether they stand on the same and reserve the same, for certain: they differ in phase and revision only."""
     return (
         one.desired is other.desired
         and one.previous is other.previous
         and one.stands_on == other.stands_on
-        and one.private == other.private
-        and one.assigned == other.assigned
+        and one.own == other.own
     )
 
 

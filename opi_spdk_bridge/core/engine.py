@@ -8,12 +8,10 @@ whoever comes next: a repeated request or the reconciler. Changes run to their e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,13 +19,15 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from opi_spdk_bridge import deadline, errors
-from opi_spdk_bridge.core import paging, requests
+from opi_spdk_bridge.core import fields, paging, requests
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import Journal
-from opi_spdk_bridge.core.kind import AnyKind, Counters, Facts, Phase, Postponed, Record, Settled, Taken, Target
+from opi_spdk_bridge.core.kind import Settled, Taken
 from opi_spdk_bridge.core.locks import NameLocks
 from opi_spdk_bridge.core.names import resource_id
+from opi_spdk_bridge.core.record import AnyRecord, Own, Phase, Record
 from opi_spdk_bridge.core.registry import Entry, Registry
+from opi_spdk_bridge.core.side import AnySide, Counters, Postponed, Target
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Engine:
         if self._target.connected:
             try:
                 with deadline.limit(deadline.remaining_s(_STATUS_LIMIT_S)):
-                    observation = await entry.kind.observe(record, self._target.view())
+                    observation = await entry.side.observe(record, self._target.view())
                 self._catalog.show(name, observation.shown)
             except errors.BridgeError as problem:
                 log.debug("%s: answered from the store, the target did not tell its status: %s", name, problem)
@@ -93,7 +93,7 @@ class Engine:
     async def stats(self, entry: Entry, name: str) -> Counters:
         """The I/O counters; raises Unavailable while the target is away."""
         record = self._visible(entry.names.parse(name))
-        return await entry.kind.measure(record)
+        return await entry.side.measure(record)
 
     # Changing
 
@@ -124,14 +124,14 @@ class Engine:
 
     async def repair(self, name: str, view: Any) -> None:
         """Makes the target agree with a record that is ready; leaves alone what a request is working on."""
-        await self._to_its_end(self._remake(name, lambda kind, record: kind.repair(record, view)))
+        await self._to_its_end(self._remake(name, lambda side, record: side.repair(record, view)))
 
     async def make(self, name: str) -> None:
         """Makes what a record that is ready stands for, without looking: for what is expected to be gone.
 
         Cancelled, it may have made what it was to make: that is found to be there the next time.
         """
-        await self._remake(name, lambda kind, record: kind.realize(record))
+        await self._remake(name, lambda side, record: side.make(record))
 
     def displaced(self, name: str, *, by_another: bool) -> None:
         """Notes whether another's object was seen in the record's place: then a delete looks before it touches it."""
@@ -165,24 +165,31 @@ class Engine:
                 return self._present(entry, existing)
             return self._present(entry, await self._create_new(entry, name, desired))
 
-    async def _create_new(self, entry: Entry, name: str, desired: Message) -> Record:
-        for _ in range(_CHOICES):
-            with contextlib.suppress(Taken):
-                return await self._create_chosen(entry, name, desired)
-        return await self._create_chosen(entry, name, desired)
+    async def _create_new(self, entry: Entry, name: str, desired: Message) -> AnyRecord:
+        return await self._choosing(lambda taken: self._create_chosen(entry, name, desired, taken))
 
-    async def _create_chosen(self, entry: Entry, name: str, desired: Message) -> Record:
+    async def _choosing(self, attempt: Callable[[set[Any]], Awaitable[T]]) -> T:
+        """Tries again with other choices where what the bridge itself chose turns out to be taken."""
+        taken: set[Any] = set()
+        for _ in range(_CHOICES):
+            try:
+                return await attempt(taken)
+            except Taken as problem:
+                taken.update(problem.values)
+        return await attempt(taken)
+
+    async def _create_chosen(self, entry: Entry, name: str, desired: Message, taken: Collection[Any]) -> AnyRecord:
         await self._target.ready()
         now = time.time()
-        record = Record(entry.singular, name, desired, Phase.CREATING, 1, now, now)
+        record: AnyRecord = Record(entry.singular, name, desired, Phase.CREATING, 1, now, now, entry.kind.own())
         if record.parent:
             standing(self._catalog, (record.parent,))
-        record = _with(record, await entry.kind.settle(name, desired, None))
+        record = _with(record, await entry.kind.settle(name, desired, None, taken))
         async with self._locks.shared(record.stands_on):
             standing(self._catalog, record.stands_on, held=True)
             async with self._intent(record, None):
-                learnt = await entry.kind.realize(record)
-            return await self._ready(entry.kind, record, learnt)
+                own = await entry.side.make(record)
+            return await self._ready(entry, record, own)
 
     async def _update(
         self, entry: Entry, name: str, resource: Message, mask: Sequence[str], allow_missing: bool, field: str
@@ -194,17 +201,21 @@ class Engine:
                     raise _not_found(name)
                 desired = requests.desired(entry.kind, resource, field)
                 return self._present(entry, await self._create_new(entry, name, desired))
-            desired = requests.merged(entry.kind, old, self._catalog.shown(name), resource, mask, field)
+            shown = entry.side.shown_when_ready(old), self._catalog.shown(name)
+            desired = requests.merged(entry.kind, old, shown, resource, mask, field)
             if desired == old.desired:
                 return self._present(entry, old)
             await self._target.ready()
-            new = replace(old, desired=desired, phase=Phase.UPDATING, previous=old, **_next(old))
-            new = _with(new, await entry.kind.settle(name, desired, old))
-            async with self._locks.shared({*old.stands_on, *new.stands_on}):
-                standing(self._catalog, new.stands_on, held=True)
-                async with self._intent(new, old):
-                    learnt = await entry.kind.amend(old, new)
-                return self._present(entry, await self._ready(entry.kind, new, learnt))
+            return self._present(entry, await self._choosing(lambda taken: self._amend(entry, old, desired, taken)))
+
+    async def _amend(self, entry: Entry, old: AnyRecord, desired: Message, taken: Collection[Any]) -> AnyRecord:
+        new = replace(old, desired=desired, phase=Phase.UPDATING, previous=old, **_next(old))
+        new = _with(new, await entry.kind.settle(old.name, desired, old, taken))
+        async with self._locks.shared({*old.stands_on, *new.stands_on}):
+            standing(self._catalog, new.stands_on, held=True)
+            async with self._intent(new, old):
+                own = await entry.side.amend(old, new)
+            return await self._ready(entry, new, own)
 
     async def _delete(self, entry: Entry, name: str, allow_missing: bool) -> None:
         async with self._locks.exclusive(name):
@@ -221,8 +232,8 @@ class Engine:
                 deleting = replace(record, phase=Phase.DELETING, **_next(record))
                 trusted = record.phase is Phase.READY and name not in self._displaced
                 view = None if trusted else self._target.view()
-                async with self._intent(deleting, record):
-                    await self._take_down(entry.kind, deleting, view)
+                async with self._intent(deleting, _kept(record)):
+                    await self._take_down(entry, deleting, view)
 
     def _require_unused(self, name: str) -> None:
         users = [record.name for record in self._catalog.dependents(name)]
@@ -232,7 +243,7 @@ class Engine:
             raise errors.FailedPrecondition(text, resource=users[0])
 
     @asynccontextmanager
-    async def _intent(self, record: Record, before: Record | None) -> AsyncIterator[None]:
+    async def _intent(self, record: AnyRecord, before: AnyRecord | None) -> AsyncIterator[None]:
         """Stores what is going to be done; after a definite failure puts back what was `before`."""
         self._catalog.require_free(record)
         self._catalog.put(record)
@@ -255,37 +266,34 @@ class Engine:
             self._unfinished(record.name)
             raise
 
-    def _put_back(self, name: str, before: Record | None) -> None:
+    def _put_back(self, name: str, before: AnyRecord | None) -> None:
         if before is None:
             self._catalog.remove(name)
         else:
             self._catalog.put(before)
 
-    async def _store_back(self, name: str, before: Record | None) -> None:
+    async def _store_back(self, name: str, before: AnyRecord | None) -> None:
         await self._journal.conclude(name, before)
         self._put_back(name, before)
 
-    async def _ready(self, kind: AnyKind, record: Record, learnt: Facts) -> Record:
+    async def _ready(self, entry: Entry, record: AnyRecord, own: Own) -> AnyRecord:
         """Stores the outcome of a change that the target carried out."""
-        assigned = {path: value for path, value in {**record.assigned, **learnt}.items() if path in kind.assigned}
-        private = {**record.private, **{key: value for key, value in learnt.items() if key not in kind.assigned}}
-        done = replace(record, phase=Phase.READY, previous=None, assigned=assigned, private=private)
+        done = replace(record, phase=Phase.READY, previous=None, own=own)
         if done != self._catalog.record(done.name):
             await self._store_outcome(done.name, self._journal.conclude(done.name, done))
             self._catalog.put(done)
-        self._catalog.show(done.name, kind.shown_when_ready(done))
+        self._catalog.show(done.name, entry.side.shown_when_ready(done))
         return done
 
-    async def _take_down(self, kind: AnyKind, record: Record, view: Any) -> None:
+    async def _take_down(self, entry: Entry, record: AnyRecord, view: Any) -> None:
         """Removes a record and what it stands for; what must wait is kept under a name that nobody can ask."""
-        hidden: Record | None = None
+        hidden: AnyRecord | None = None
         try:
-            await kind.unrealize(record, view)
+            await entry.side.remove(record, view)
         except Postponed as wait:
             log.info("%s: %s", record.name, wait)
-            hidden = replace(record, phase=Phase.DELETED, stands_on=(), previous=None)
-            if record.phase is not Phase.DELETED:
-                hidden = replace(hidden, name=f"{record.name}~{uuid.uuid4().hex[:8]}")
+            desired, _ = fields.split(record.desired, entry.kind.secrets)
+            hidden = record.hidden(desired)
         await self._store_outcome(record.name, self._journal.conclude(record.name, hidden))
         self._catalog.remove(record.name)
         self._displaced.discard(record.name)
@@ -308,14 +316,14 @@ class Engine:
 
     # Finishing what was left in the middle
 
-    async def _settled_record(self, entry: Entry, name: str) -> Record | None:
+    async def _settled_record(self, entry: Entry, name: str) -> AnyRecord | None:
         """The record once its last change has come to an end; the caller holds the name."""
         record = self._catalog.record(name)
         if record is None or record.phase is Phase.READY:
             return record
         await self._target.ready()
         async with self._locks.shared({*record.stands_on, *(record.previous.stands_on if record.previous else ())}):
-            return await self._finish(entry.kind, record)
+            return await self._finish(entry, record)
 
     async def _finish_alone(self, name: str) -> None:
         async with self._locks.exclusive(name):
@@ -323,51 +331,65 @@ class Engine:
             if record is not None:
                 await self._settled_record(self._registry[record.kind], name)
 
-    async def _finish(self, kind: AnyKind, record: Record) -> Record | None:
+    async def _finish(self, entry: Entry, record: AnyRecord) -> AnyRecord | None:
         """Forward where that is possible, else back; returns the record as it then is."""
         if record.phase in (Phase.DELETING, Phase.DELETED):
-            await self._take_down(kind, record, self._target.view())
-            return None
+            return await self._finish_delete(entry, record)
         try:
-            return await self._ready(kind, record, await kind.repair(record, self._target.view()))
+            return await self._ready(entry, record, await entry.side.repair(record, self._target.view()))
         except (errors.OutcomeUnknown, errors.Unavailable, errors.DeadlineExceeded):
             raise
         except errors.BridgeError as problem:
             log.warning("%s: its last change cannot be completed and is taken back: %s", record.name, problem)
             if record.previous is None:
-                await self._take_down(kind, record, self._target.view())
+                await self._take_down(entry, record, self._target.view())
                 return None
             back = replace(record.previous, previous=replace(record, previous=None))
-            return await self._ready(kind, record.previous, await kind.repair(back, self._target.view()))
+            return await self._ready(entry, record.previous, await entry.side.repair(back, self._target.view()))
 
-    async def _remake(self, name: str, make: Callable[[AnyKind, Record], Awaitable[Facts]]) -> None:
+    async def _finish_delete(self, entry: Entry, record: AnyRecord) -> AnyRecord | None:
+        try:
+            await self._take_down(entry, record, self._target.view())
+        except errors.FailedPrecondition as refusal:
+            if record.phase is Phase.DELETED:
+                raise
+            log.warning("%s: its deletion is refused and given up: %s", record.name, refusal)
+            return await self._ready(entry, record, record.own)
+        return None
+
+    async def _remake(self, name: str, make: Callable[[AnySide, AnyRecord], Awaitable[Own]]) -> None:
         if self._locks.locked(name):
             return
         async with self._locks.exclusive(name):
             record = self._catalog.record(name)
             if record is None or record.phase is not Phase.READY:
                 return
-            kind = self._registry[record.kind].kind
+            entry = self._registry[record.kind]
             async with self._locks.shared(record.stands_on):
-                await self._ready(kind, record, await make(kind, record))
+                await self._ready(entry, record, await make(entry.side, record))
 
-    def _visible(self, name: str) -> Record:
+    def _visible(self, name: str) -> AnyRecord:
         record = self._catalog.visible(name)
         if record is None:
             raise _not_found(name)
         return record
 
-    def _present(self, entry: Entry, record: Record) -> Message:
+    def _present(self, entry: Entry, record: AnyRecord) -> Message:
         """The resource as clients see it, for the caller to change."""
         answer = self._catalog.answer(record, functools.partial(requests.answer, entry.kind))
         return entry.kind.message.FromString(answer)
 
 
-def _with(record: Record, settled: Settled) -> Record:
-    return replace(record, assigned=settled.assigned, private=settled.private, stands_on=settled.stands_on)
+def _with(record: AnyRecord, settled: Settled[Any]) -> AnyRecord:
+    return replace(record, own=settled.own, stands_on=settled.stands_on)
 
 
-def _next(record: Record) -> dict[str, Any]:
+def _kept(record: AnyRecord) -> AnyRecord:
+    """What a delete leaves that is refused, also where one before it was broken off."""
+    return replace(record, phase=Phase.READY) if record.phase is Phase.DELETING else record
+
+
+def _next(record: AnyRecord) -> dict[str, Any]:
     return {"revision": record.revision + 1, "updated_at": time.time()}
 
 

@@ -69,7 +69,7 @@ def strip_outputs(message: Message) -> None:
 
 
 def check(message: Message, prefix: str) -> None:
-    """Checks required fields and enum values; raises InvalidArgument naming the path below `prefix`."""
+    """Checks required fields, enum values and texts; raises InvalidArgument naming the path below `prefix`."""
     for field in _fields(message.DESCRIPTOR):
         if field.output:
             continue
@@ -81,6 +81,8 @@ def check(message: Message, prefix: str) -> None:
         value = getattr(message, field.name)
         if field.values is not None and value not in field.values:
             raise errors.InvalidArgument(f"{path} has no value numbered {value}", field=path)
+        if isinstance(value, str) and "\0" in value:
+            raise errors.InvalidArgument(f"{path} has a NUL character, which a target cannot read", field=path)
         if field.nested and not field.repeated:
             check(value, path)
 

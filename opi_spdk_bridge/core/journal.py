@@ -12,7 +12,9 @@ import orjson
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
-from opi_spdk_bridge.core.kind import AnyKind, Phase, Record
+from opi_spdk_bridge.core import record as records
+from opi_spdk_bridge.core.kind import AnyKind
+from opi_spdk_bridge.core.record import AnyRecord, Phase, Record
 from opi_spdk_bridge.store.base import Change, Row, Store
 
 _BOOT = "boot"  # the setting that names the run of the machine in which the state was last in use
@@ -27,7 +29,7 @@ class Journal:
         self._doubtful: set[str] = set()
         self._intents: dict[str, asyncio.Future[None]] = {}
 
-    async def recover(self, boot: str) -> list[Record]:
+    async def recover(self, boot: str) -> list[AnyRecord]:
         """As `load`, for the bridge that takes the state over; `boot` names the present run of the machine.
 
         Nobody waits for the disk with the outcome of a change, only with its intent. So after a restart of the machine
@@ -41,7 +43,7 @@ class Journal:
             records = await self.load()
         return records
 
-    async def load(self) -> list[Record]:
+    async def load(self) -> list[AnyRecord]:
         """Every stored record; raises FailedPrecondition for a state of another make."""
         rows = await self._store.load()
         unknown = {row.kind for row in rows} - set(self._kinds)
@@ -50,12 +52,12 @@ class Journal:
             raise errors.FailedPrecondition(text)
         return [self._record(row) for row in rows]
 
-    async def intend(self, record: Record) -> None:
+    async def intend(self, record: AnyRecord) -> None:
         """Keeps what is going to be done; returns when that survives this process; raises Unavailable."""
         await self._write(Change([self._row(record)]))
         self._intents[record.name] = self._store.sync()
 
-    async def conclude(self, name: str, record: Record | None) -> None:
+    async def conclude(self, name: str, record: AnyRecord | None) -> None:
         """Puts the record in the place of what is kept as `name`, or nothing; raises Unavailable.
 
         Returns when that survives this process and what `intend` has kept as `name` survives the machine.
@@ -65,13 +67,13 @@ class Journal:
         if name in self._intents:
             await self._durable(self._intents.pop(name), [name])
 
-    async def exchange(self, names: Sequence[str], records: Sequence[Record]) -> None:
+    async def exchange(self, names: Sequence[str], records: Sequence[AnyRecord]) -> None:
         """Forgets the names and saves the records, as one change; returns when that survives the machine."""
         change = Change([self._row(record) for record in records], names)
         await self._write(change)
         await self._durable(self._store.sync(), _touched(change))
 
-    async def heal(self, current: Callable[[str], Record | None]) -> None:
+    async def heal(self, current: Callable[[str], AnyRecord | None]) -> None:
         """Stores again what a failed write may have left otherwise than `current` has it; raises Unavailable."""
         if self._doubtful:
             names, self._doubtful = self._doubtful, set()
@@ -88,7 +90,7 @@ class Journal:
             self._doubtful.update(names)
             raise
 
-    def _row(self, record: Record) -> Row:
+    def _row(self, record: AnyRecord) -> Row:
         previous = record.previous
         desired, secrets = self._seal(record)
         facts, hidden = _facts(record), [secrets]
@@ -110,20 +112,20 @@ class Journal:
             updated_at=record.updated_at,
         )
 
-    def _seal(self, record: Record) -> tuple[bytes, bytes]:
+    def _seal(self, record: AnyRecord) -> tuple[bytes, bytes]:
         paths = self._kinds[record.kind].secrets
         if not paths:
             return record.desired.SerializeToString(), b""
         plain, secret = fields.split(record.desired, paths)
         return plain.SerializeToString(), secret.SerializeToString()
 
-    def _record(self, row: Row) -> Record:
+    def _record(self, row: Row) -> AnyRecord:
         facts = orjson.loads(row.facts)
         hidden = [base64.b64decode(part) for part in orjson.loads(row.secrets)] if row.secrets else [b"", b""]
         kind, previous = self._kinds[row.kind], None
         if row.previous is not None:
             before = facts.pop("previous")
-            earlier = Record(
+            earlier: AnyRecord = Record(
                 kind=row.kind,
                 name=row.name,
                 desired=self._message(row.kind, row.previous, hidden[1]),
@@ -131,10 +133,10 @@ class Journal:
                 revision=before["revision"],
                 created_at=row.created_at,
                 updated_at=before["updated_at"],
-                **_record_facts(before),
+                **self._record_facts(row.kind, before),
             )
             previous = kind.modernise(earlier)
-        record = Record(
+        record: AnyRecord = Record(
             kind=row.kind,
             name=row.name,
             desired=self._message(row.kind, row.desired, hidden[0]),
@@ -143,9 +145,13 @@ class Journal:
             created_at=row.created_at,
             updated_at=row.updated_at,
             previous=previous,
-            **_record_facts(facts),
+            **self._record_facts(row.kind, facts),
         )
         return kind.modernise(record)
+
+    def _record_facts(self, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+        own = records.from_json(self._kinds[kind].own, facts["assigned"], facts["private"])
+        return {"own": own, "stands_on": tuple(facts["stands_on"])}
 
     def _message(self, kind: str, plain: bytes, secret: bytes) -> Any:
         message = self._kinds[kind].message.FromString(plain)
@@ -154,19 +160,16 @@ class Journal:
         return message
 
 
-def _facts(record: Record) -> dict[str, Any]:
-    return {"assigned": record.assigned, "private": record.private, "stands_on": record.stands_on}
-
-
-def _record_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"assigned": facts["assigned"], "private": facts["private"], "stands_on": tuple(facts["stands_on"])}
+def _facts(record: AnyRecord) -> dict[str, Any]:
+    assigned, private = records.to_json(record.own)
+    return {"assigned": assigned, "private": private, "stands_on": record.stands_on}
 
 
 def _touched(change: Change) -> list[str]:
     return [*change.deletes, *(row.name for row in change.puts)]
 
 
-def in_order(records: Iterable[Record], order: Sequence[str]) -> list[Record]:
+def in_order(records: Iterable[AnyRecord], order: Sequence[str]) -> list[AnyRecord]:
     """The records by their kind's place in `order`, then by age: what stands on something comes after it."""
     place = {kind: number for number, kind in enumerate(order)}
     return sorted(records, key=lambda record: (place[record.kind], record.created_at, record.name))

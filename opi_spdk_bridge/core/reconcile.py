@@ -22,8 +22,9 @@ from opi_spdk_bridge.core.backoff import Backoff
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
 from opi_spdk_bridge.core.journal import in_order
-from opi_spdk_bridge.core.kind import Phase, Presence, Record, Target
+from opi_spdk_bridge.core.record import AnyRecord, Phase
 from opi_spdk_bridge.core.registry import Registry
+from opi_spdk_bridge.core.side import Presence, Target
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class Reconciler:
             await self._each([record for record in group if record.name in noticed], drifting)
 
     async def _notice(self) -> None:
-        """Looks at what stands on bdevs that the target says have come or gone."""
+        """Looks at what stands on bdevs that the target says have gone, and at what was owed and has come back."""
         try:
             changed = await self._target.changed_bdevs()
         except errors.BridgeError:
@@ -198,14 +199,24 @@ class Reconciler:
         if changed is None:
             self._verified.clear()
             return
-        for bdev in changed:
-            for key in (f"bdev:{bdev}", f"claim:{bdev}"):
-                for record in self._catalog.holders(key):
-                    if record.phase is Phase.READY and not self._engine.at_work_on(record.name):
-                        self._noticed.add(record.name)
-                        self.look_at(record.name)
+        for record in self._concerned(changed.went):
+            if record.phase is Phase.READY and not self._engine.at_work_on(record.name):
+                self._noticed.add(record.name)
+                self.look_at(record.name)
+        for record in self._concerned(changed.came):
+            if record.phase is Phase.DELETED:
+                self.look_at(record.name)
+            if record.phase is Phase.DELETED:
+                self.look_at(record.name)
+            self._backoff.hurry(record.name)
 
-    async def _each(self, records: Sequence[Record], sweep: _Sweep) -> None:
+    def _concerned(self, bdevs: Iterable[str]) -> Iterator[AnyRecord]:
+        """The records that are one of the bdevs, or stand on one."""
+        for bdev in bdevs:
+            for key in (f"bdev:{bdev}", f"claim:{bdev}", f"owed:{bdev}"):
+                yield from self._catalog.holders(key)
+
+    async def _each(self, records: Sequence[AnyRecord], sweep: _Sweep) -> None:
         """Looks at the records, several at a time; goes on without those that nothing comes of for a while."""
         waiting = iter([record.name for record in records if self._worth_a_look(record)])
         workers = [asyncio.create_task(self._work(waiting, sweep)) for _ in range(min(_AT_ONCE, len(records)))]
@@ -226,7 +237,7 @@ class Reconciler:
             await self._reconcile(name, sweep)
             sweep.done += 1
 
-    def _worth_a_look(self, record: Record) -> bool:
+    def _worth_a_look(self, record: AnyRecord) -> bool:
         """Not what a request is at work on, has failed just now, or the target would have told if it had gone."""
         if self._engine.at_work_on(record.name) or self._backoff.waits(record.name):
             return False
@@ -249,15 +260,15 @@ class Reconciler:
         else:
             self._backoff.done(name)
 
-    async def _compare(self, record: Record, sweep: _Sweep) -> bool:
+    async def _compare(self, record: AnyRecord, sweep: _Sweep) -> bool:
         """Looks at a record and puts it right; False where it was left alone."""
-        kind = self._registry[record.kind].kind
+        side = self._registry[record.kind].side
         if sweep.restoring and record.kind in sweep.absent:
             if await self._made_blindly(record.name):
                 self._restored(record)
                 return True
             sweep.absent.discard(record.kind)
-        observation = await kind.observe(record, sweep.view)
+        observation = await side.observe(record, sweep.view)
         if self._catalog.record(record.name) is record:
             self._catalog.show(record.name, observation.shown)
         self._engine.displaced(record.name, by_another=observation.presence is Presence.FOREIGN)
@@ -266,7 +277,7 @@ class Reconciler:
             return False
         if observation.presence is Presence.PRESENT:
             sweep.absent.discard(record.kind)
-            if kind.announced(record):
+            if side.announced(record):
                 self._verified.add(record.name)
             return True
         if observation.presence is Presence.ABSENT:
@@ -293,12 +304,12 @@ class Reconciler:
             return False
         return True
 
-    def _restored(self, record: Record) -> None:
+    def _restored(self, record: AnyRecord) -> None:
         self.tally.restored += 1
         log.debug("%s: restored", record.name)
         self._count_loss(record, Presence.ABSENT)
 
-    def _count_loss(self, record: Record, presence: Presence) -> None:
+    def _count_loss(self, record: AnyRecord, presence: Presence) -> None:
         if presence is Presence.ABSENT and self._registry[record.kind].kind.volatile:
             self.tally.data_losses += 1
             log.error("%s: DATA LOST: its volume came back empty, it lived in the target's memory", record.name)
@@ -308,7 +319,7 @@ class Reconciler:
         if not self._target.connected:
             self._backoff.soon(name)
             return
-        self._backoff.failed(name)
+        self._backoff.failed(name, for_long=isinstance(problem, errors.InvalidArgument))
         self.tally.failed += 1
         if isinstance(problem, errors.BridgeError):
             log.warning("%s cannot be brought to what was asked, trying again later: %s", name, problem)
@@ -316,5 +327,5 @@ class Reconciler:
             log.error("%s: the reconciler failed", name, exc_info=problem)
 
 
-def _by_kind(records: Iterable[Record]) -> list[list[Record]]:
+def _by_kind(records: Iterable[AnyRecord]) -> list[list[AnyRecord]]:
     return [list(group) for _, group in groupby(records, key=lambda record: record.kind)]

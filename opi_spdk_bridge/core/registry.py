@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from opi_spdk_bridge.core.kind import AnyKind
 from opi_spdk_bridge.core.names import NamePattern
+from opi_spdk_bridge.core.side import AnySide
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A kind with the pattern of its names."""
+    """A kind, how it looks on the target, and the pattern of its names."""
 
     kind: AnyKind
+    side: AnySide
     names: NamePattern
 
     @property
@@ -29,9 +31,9 @@ class Registry(Mapping[str, Entry]):
         self._entries: dict[str, Entry] = {}
         self.kinds: dict[str, AnyKind] = {}
 
-    def add(self, kind: AnyKind) -> None:
+    def add(self, kind: AnyKind, side: AnySide) -> None:
         """Registers the next kind."""
-        entry = Entry(kind, NamePattern.of(kind.message.DESCRIPTOR, kind.legacy_collection))
+        entry = Entry(kind, side, NamePattern.of(kind.message.DESCRIPTOR, kind.legacy_collection))
         self._entries[entry.singular] = entry
         self.kinds[entry.singular] = kind
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,8 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
-from opi_spdk_bridge.core.kind import AnyKind, Facts, Record
+from opi_spdk_bridge.core.kind import AnyKind
+from opi_spdk_bridge.core.record import AnyRecord, Facts
 
 
 def desired(kind: AnyKind, resource: Message, field: str) -> Message:
@@ -21,17 +22,21 @@ def desired(kind: AnyKind, resource: Message, field: str) -> Message:
     return _valid(kind, wanted, field)
 
 
-def merged(kind: AnyKind, old: Record, shown: Facts, resource: Message, mask: Sequence[str], field: str) -> Message:
+def merged(
+    kind: AnyKind, old: AnyRecord, shown: Iterable[Facts], resource: Message, mask: Sequence[str], field: str
+) -> Message:
     """The desired resource after an update request, with the rules on it checked; raises InvalidArgument.
 
-    What Get filled in or showed of the target comes back as if it had been left out.
+    What Get filled in or showed of the target comes back as if it had been left out, also where the mask names it: the
+    mask of an HTTP PATCH is whatever its body has. `shown` is what Get may have shown, of the target or before it told.
     """
     request = type(resource)()
     request.CopyFrom(resource)
     fields.strip_outputs(request)
-    for path, value in shown.items():
-        if path not in mask and fields.has(request, path) and fields.get(request, path) == value:
-            fields.copy(old.desired, request, path)
+    for facts in shown:
+        for path, value in facts.items():
+            if fields.has(request, path) and fields.get(request, path) == value:
+                fields.copy(old.desired, request, path)
     wanted = fields.update(old.desired, request, mask, keep=(*kind.assigned, *kind.secrets), prefix=field)
     wanted = _valid(kind, wanted, field)
     for path in kind.assigned:
@@ -51,7 +56,7 @@ def _valid(kind: AnyKind, wanted: Message, field: str) -> Message:
     return wanted
 
 
-def same(kind: AnyKind, existing: Record, wanted: Message) -> bool:
+def same(kind: AnyKind, existing: AnyRecord, wanted: Message) -> bool:
     """Whether a create request asks for what exists, as far as the client set it."""
     ours, theirs = type(wanted)(), type(wanted)()
     ours.CopyFrom(existing.desired)
@@ -68,7 +73,7 @@ def same(kind: AnyKind, existing: Record, wanted: Message) -> bool:
     return ours == theirs
 
 
-def answer(kind: AnyKind, record: Record, shown: Facts) -> bytes:
+def answer(kind: AnyKind, record: AnyRecord, shown: Facts) -> bytes:
     """The resource as clients see it, serialised: outputs filled in, no secrets."""
     resource = kind.message()
     for path, value in record.assigned.items():
@@ -93,7 +98,7 @@ def in_field(field: str) -> Iterator[None]:
         raise
 
 
-def _effective(record: Record, desired: Message, path: str) -> Any:
+def _effective(record: AnyRecord, desired: Message, path: str) -> Any:
     """The value of a field with what was assigned where the client left it open."""
     if fields.has(desired, path):
         return fields.get(desired, path)

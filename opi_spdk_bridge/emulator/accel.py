@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from errno import EEXIST, EINVAL
 from typing import TYPE_CHECKING, Any, Literal
 
+from .crash import segmentation_fault
 from .registry import ACCEL_FAILURE, INVALID_PARAMS, MethodTable, RpcError, errno_error
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class CryptoKeys:
             raise errno_error(EEXIST)
         self.by_name[name] = CryptoKey(name, cipher, key, key2, tweak_mode)
         return self.by_name[name]
+
+    def use(self, key: CryptoKey, user: str) -> None:
+        """What a crypto bdev's I/O does with its key; ends the process when that was destroyed: it is freed memory."""
+        if self.by_name.get(key.name) is not key:
+            segmentation_fault(f"crypto bdev {user} uses its key {key.name}, which accel_crypto_key_destroy has freed")
 
     def config(self) -> list[dict[str, Any]]:
         return [{"method": "accel_crypto_key_create", "params": key.describe()} for key in self.by_name.values()]

@@ -212,14 +212,12 @@ class Connection(asyncio.Protocol):
 
     async def _struck(self, fault: Fault, request: Request) -> Any:
         """A call with an injected fault."""
-        if fault.action == "delay" and fault.when == "before":
-            await asyncio.sleep(fault.delay_ms / 1000)
         if fault.when == "before":
+            await self._target.faults.hold_up(fault)
             self._strike(fault)
         answer = await self._target.call(request.method, request.params)
-        if fault.action == "delay" and fault.when == "after":
-            await asyncio.sleep(fault.delay_ms / 1000)
         if fault.when == "after":
+            await self._target.faults.hold_up(fault)
             self._strike(fault)
         return answer
 

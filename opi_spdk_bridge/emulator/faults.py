@@ -1,5 +1,6 @@
 """Faults on demand, and what the target was asked: methods that no real target has, so rpc_get_methods omits them."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ ANY_METHOD = "*"
 class Fault:
     """One fault. It lets `skip` matching calls pass, then strikes `count` of them (0: all)."""
 
-    action: Literal["delay", "drop", "error", "die"]
+    action: Literal["delay", "hold", "drop", "error", "die"]
     method: str = ANY_METHOD
     when: Literal["before", "after"] = "before"
     count: U32 = 0
@@ -39,12 +40,22 @@ class Faults:
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
+        self._cleared = asyncio.Event()
 
     def add(self, fault: Fault) -> None:
         self._faults.append(fault)
 
     def clear(self) -> None:
         self._faults.clear()
+        self._cleared.set()
+        self._cleared = asyncio.Event()
+
+    async def hold_up(self, fault: Fault) -> None:
+        """Keeps a call that was struck waiting, where that is what the fault does."""
+        if fault.action == "delay":
+            await asyncio.sleep(fault.delay_ms / 1000)
+        elif fault.action == "hold":
+            await self._cleared.wait()
 
     def strike(self, method: str) -> Fault | None:
         """The fault that strikes this call, if one does."""
@@ -95,8 +106,10 @@ class CallCounts:
 
 @methods.rpc("emulator_inject_fault", Fault, startup=True)
 def inject_fault(target: "Target", params: Fault) -> None:
-    """delay: by `delay_ms`; drop: hang up; error: answer `code` and `message`, not executed; die: exit at once.
+    """What befalls a call: `action`.
 
+    delay: by `delay_ms`; hold: until emulator_clear_faults; drop: hang up; error: answer `code` and `message`, not
+    executed; die: exit at once.
     `when` says whether the call is executed before (after) or not (before).
     """
     target.faults.add(params)

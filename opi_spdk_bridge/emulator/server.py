@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import math
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -14,15 +15,20 @@ from .connection import Connection
 from .options import EmulatorOptions
 from .target import Target
 
+SOCKET_PATH_MAX = 107
 CONNECTIONS_MAX = 64
 BACKLOG = 512
+
+
+class SocketError(OSError):
+    """The JSON-RPC socket cannot be made; the text says why."""
 
 
 async def serve(options: EmulatorOptions, *, ready: Callable[[], None] | None = None) -> None:
     """Serves until SIGTERM, SIGINT or cancellation, and takes its sockets away.
 
-    `ready` is called once the socket accepts connections and the configuration has been executed. Raises OSError when
-    the socket cannot be created or another target has it, and OSError or ValueError when the configuration fails.
+    `ready` is called once the socket accepts connections and the configuration has been executed. Raises SocketError
+    when the socket cannot be created or another target has it, and OSError or ValueError when the configuration fails.
     """
     path = options.config
     configuration = Configuration([]) if path is None else await asyncio.to_thread(Configuration.read, path)
@@ -66,24 +72,60 @@ def _stop_signals() -> Iterator[asyncio.Future[None]]:
 
 @contextlib.contextmanager
 def _listen(address: str) -> Iterator[socket.socket]:
-    """A listening socket on a path or `host:port`. A path is held by a lock beside it, as the target does."""
+    """A listening socket on a path or `host:port`; raises SocketError."""
     host, separator, port = address.rpartition(":")
     if separator and port.isdecimal() and "/" not in address:
-        with socket.create_server((host, int(port)), backlog=BACKLOG) as listener:
+        with _bound_tcp(address, host, port) as listener:
             yield listener
-        return
-    lock_path = Path(f"{address}.lock")
-    with lock_path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        Path(address).unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(address)
-            listener.listen(BACKLOG)
+    else:
+        with _locked(address), _bound_unix(address) as listener:
             try:
                 yield listener
             finally:
                 Path(address).unlink(missing_ok=True)
-                lock_path.unlink(missing_ok=True)
+
+
+def _bound_tcp(address: str, host: str, port: str) -> socket.socket:
+    try:
+        return socket.create_server((host, int(port)), backlog=BACKLOG)
+    except OSError as problem:
+        raise SocketError(f"cannot listen on {address}: {problem.strerror}") from None
+    except (OverflowError, UnicodeError) as problem:
+        raise SocketError(f"cannot listen on {address}: {problem}") from None
+
+
+def _bound_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        Path(path).unlink(missing_ok=True)
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError as problem:
+        listener.close()
+        raise SocketError(f"cannot listen on {path}: {problem.strerror}") from None
+    return listener
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Holds a path by a lock beside it, as the target does (spdk_rpc_server_listen)."""
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_MAX:
+        raise SocketError(f"the path {path} has {length} bytes, and {SOCKET_PATH_MAX} are the most of a Unix socket's")
+    lock_path = Path(f"{path}.lock")
+    try:
+        lock = lock_path.open("w")
+    except OSError as problem:
+        raise SocketError(f"cannot listen on {path}: {problem.strerror} ({lock_path.parent})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SocketError(f"cannot listen on {path}: another target has it ({lock_path})") from None
+        try:
+            yield
+        finally:
+            lock_path.unlink(missing_ok=True)
 
 
 class Server:

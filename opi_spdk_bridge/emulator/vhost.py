@@ -1,6 +1,6 @@
 """The vhost-user controllers of a target, and their methods (lib/vhost)."""
 
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from errno import EBUSY, EEXIST, EINVAL, ENODEV
 from pathlib import Path
@@ -138,6 +138,12 @@ class Vhost:
         await self._visit_sessions()
         controller.remove_target(self._bdevs, number)
 
+    async def delete_later(self, name: str) -> None:
+        """Waits for guests to hang up, as a target does since 24.09. Raises OSError."""
+        while self.find(name).sessions:
+            await self.find(name).left.wait()
+        self.delete(name)
+
     def delete(self, name: str) -> None:
         controller = self.find(name)
         controller.release(self._bdevs)
@@ -231,8 +237,11 @@ def scsi_controller_remove_target(target: "Target", params: RemoveTarget) -> Wor
 
 
 @methods.rpc("vhost_delete_controller", NamedController)
-def delete_controller(target: "Target", params: NamedController) -> None:
+def delete_controller(target: "Target", params: NamedController) -> Coroutine[Any, Any, None] | None:
+    if target.vhost.find(params.ctrlr).sessions:
+        return target.vhost.delete_later(params.ctrlr)
     target.vhost.delete(params.ctrlr)
+    return None
 
 
 @methods.rpc("vhost_get_controllers", GetControllers, failure=GET_FAILURE)

@@ -1,6 +1,9 @@
 """The two kinds of vhost-user controllers: virtio-blk on a bdev, virtio-scsi with up to eight targets."""
 
+import asyncio
 import contextlib
+import itertools
+import os
 import socket
 import stat
 from collections.abc import Iterator
@@ -29,31 +32,77 @@ class Controller:
     listener: socket.socket | None = None
     delay_base_us: int = 0
     iops_threshold: int = IOPS_THRESHOLD_DEFAULT
+    sessions: dict[socket.socket, int] = field(default_factory=dict)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, when the last guest has hung up."""
+    _session_ids: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self) -> None:
-        """Creates the socket; one left over by another process gives way. Raises OSError EIO."""
+        """Creates the socket, at a path cut off where it is too long. Whatever socket is there gives way.
+
+        Raises OSError EIO.
+        """
         if self.listener is not None:
             return
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(self.path.stat().st_mode):
-                raise errno_error(EIO)
-            self.path.unlink()
+        self._make_way()
         listener = socket.socket(socket.AF_UNIX)
         try:
-            if len(str(self.path)) > SOCKET_PATH_MAX:
-                raise errno_error(EIO)
-            listener.bind(str(self.path))
+            listener.bind(os.fsencode(self.path)[:SOCKET_PATH_MAX])
             listener.listen()
         except OSError:
             listener.close()
             raise errno_error(EIO) from None
+        listener.setblocking(False)
         self.listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
+
+    def _accept(self) -> None:
+        """A guest's connection is a session until the guest hangs up; what it says is not understood."""
+        if self.listener is None:
+            return
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            guest, _ = self.listener.accept()
+            guest.setblocking(False)
+            self.sessions[guest] = next(self._session_ids)
+            asyncio.get_running_loop().add_reader(guest, self._read, guest)
+
+    def _read(self, guest: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            try:
+                if guest.recv(4096):
+                    return
+            except ConnectionError:
+                pass
+            self._hang_up(guest)
+
+    def _hang_up(self, guest: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(guest)
+        del self.sessions[guest]
+        guest.close()
+        if not self.sessions:
+            self.left.set()
+            self.left = asyncio.Event()
+
+    def _make_way(self) -> None:
+        try:
+            mode = self.path.stat().st_mode
+        except OSError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise errno_error(EIO)
+        try:
+            self.path.unlink()
+        except OSError:
+            raise errno_error(EIO) from None
 
     def stop(self) -> None:
         if self.listener is not None:
+            asyncio.get_running_loop().remove_reader(self.listener)
             self.listener.close()
             self.path.unlink(missing_ok=True)
             self.listener = None
+        for guest in list(self.sessions):
+            self._hang_up(guest)
 
     def release(self, bdevs: BdevLayer) -> None:
         """Closes the bdevs of the controller."""
@@ -71,7 +120,17 @@ class Controller:
             "delay_base_us": self.delay_base_us,
             "iops_threshold": self.iops_threshold,
             "socket": str(self.path),
-            "sessions": [],
+            "sessions": [
+                {
+                    "vid": number,
+                    "id": number,
+                    "name": f"{self.name}s{number}",
+                    "started": False,
+                    "max_queues": 0,
+                    "inflight_task_cnt": 0,
+                }
+                for number in self.sessions.values()
+            ],
             "backend_specific": self.backend(),
         }
 

@@ -1,46 +1,54 @@
-"""MallocVolume: a bdev in the target's memory. Its data goes with the target."""
+"""MallocVolume: a volume in the target's memory. Its data goes with the target."""
 
 from __future__ import annotations
 
 import uuid
-from typing import ClassVar
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Record, Settled
-from opi_spdk_bridge.kinds.bdev import BdevKind, check_geometry
+from opi_spdk_bridge.core.kind import Settled, Volume
+from opi_spdk_bridge.core.record import Record
+from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind, uuid_of
+from opi_spdk_bridge.kinds.shared.shape import check_geometry
 from opi_spdk_bridge.pb.storage.backend_malloc_pb2 import MallocVolume
-from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.steps import Step, gone
 
 _METADATA_SIZES = (0, 8, 16, 32, 64, 128)
 
 
-class MallocVolumeKind(BdevKind[MallocVolume]):
+@dataclass(frozen=True)
+class _WithMetadata:
+    """The shape of a malloc volume: its metadata is along with its data."""
+
+    block_size: int
+    md_size: int
+    md_interleave: bool = True
+
+
+class MallocVolumeKind(IdentifiedVolumeKind[MallocVolume, Identified]):
     """Every field is fixed: another size would be another, empty, volume."""
 
     message = MallocVolume
+    own = Identified
     volatile = True
     immutable: ClassVar[tuple[str, ...]] = ("block_size", "blocks_count", "metadata_size", "uuid")
 
     def check(self, resource: MallocVolume) -> None:
-        check_geometry(resource.block_size, resource.blocks_count)
         if resource.metadata_size not in _METADATA_SIZES:
             text = f"metadata_size is {resource.metadata_size}; the target takes {_METADATA_SIZES}"
             raise errors.InvalidArgument(text, field="metadata_size")
+        check_geometry(resource.block_size, resource.blocks_count, resource.metadata_size)
 
-    async def settle(self, name: str, resource: MallocVolume, before: Record | None) -> Settled:
-        return Settled(assigned={} if resource.uuid else {"uuid": str(uuid.uuid4())})
+    async def settle(
+        self,
+        name: str,
+        resource: MallocVolume,
+        before: Record[MallocVolume, Identified] | None,
+        taken: Collection[Any] = (),
+    ) -> Settled[Identified]:
+        return Settled(Identified(uuid=None if resource.uuid else str(uuid.uuid4())))
 
-    def steps(self, record: Record, seen: Bdev | None) -> list[Step]:
-        if seen is not None:
-            return []
-        volume: MallocVolume = record.desired
-        create = methods.bdev_malloc_create(
-            record.id, volume.block_size, volume.blocks_count, self.uuid(record), volume.metadata_size
-        )
-        return [Step(f"bdev {record.id} is missing", create, methods.bdev_malloc_delete(record.id))]
-
-    def removal(self, record: Record, present: bool) -> list[Step]:
-        delete = methods.bdev_malloc_delete(record.id)
-        return [Step(f"bdev {record.id} is still there", delete, already=gone)] if present else []
+    def volume(self, record: Record[MallocVolume, Identified]) -> Volume | None:
+        size, metadata = record.desired.block_size, record.desired.metadata_size
+        return Volume(record.id, uuid_of(record), shape=_WithMetadata(size + metadata, metadata))

@@ -1,70 +1,35 @@
-"""NullVolume: a bdev that keeps nothing, for tests of everything around it."""
+"""NullVolume: a volume that keeps nothing, for tests of everything around it."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
+from typing import Any
 
-from opi_spdk_bridge.core.kind import Record, Settled
-from opi_spdk_bridge.kinds.bdev import BdevKind, check_geometry
+from opi_spdk_bridge.core.kind import Settled
+from opi_spdk_bridge.core.record import Record
+from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind
+from opi_spdk_bridge.kinds.shared.shape import check_geometry
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
-from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.client import Call
-from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.steps import Step, gone
-
-_MIB = 1024 * 1024
 
 
-class NullVolumeKind(BdevKind[NullVolume]):
-    """A change of geometry grows the bdev where the target can, else rebuilds it: there is no data to lose."""
+class NullVolumeKind(IdentifiedVolumeKind[NullVolume, Identified]):
+    """Everything can change: there is no data to lose."""
 
     message = NullVolume
+    own = Identified
 
     def check(self, resource: NullVolume) -> None:
         check_geometry(resource.block_size, resource.blocks_count)
 
-    async def settle(self, name: str, resource: NullVolume, before: Record | None) -> Settled:
+    async def settle(
+        self,
+        name: str,
+        resource: NullVolume,
+        before: Record[NullVolume, Identified] | None,
+        taken: Collection[Any] = (),
+    ) -> Settled[Identified]:
         if resource.uuid:
-            return Settled()
-        return Settled(assigned=before.assigned if before and before.assigned else {"uuid": str(uuid.uuid4())})
-
-    def steps(self, record: Record, seen: Bdev | None) -> list[Step]:
-        if seen is None:
-            return [Step(f"bdev {record.id} is missing", self._create(record), methods.bdev_null_delete(record.id))]
-        volume: NullVolume = record.desired
-        if seen.uuid != self.uuid(record):  # an update was broken off
-            before = methods.bdev_null_create(record.id, seen.block_size, seen.num_blocks, seen.uuid)
-            return self._rebuild(record, before)
-        if (seen.block_size, seen.num_blocks) == (volume.block_size, volume.blocks_count):
-            return []
-        return self._reshape(record, seen.block_size, seen.num_blocks)
-
-    def removal(self, record: Record, present: bool) -> list[Step]:
-        delete = methods.bdev_null_delete(record.id)
-        return [Step(f"bdev {record.id} is still there", delete, already=gone)] if present else []
-
-    def amendment(self, old: Record, new: Record) -> list[Step]:
-        if self.uuid(old) == self.uuid(new):
-            return self._reshape(new, old.desired.block_size, old.desired.blocks_count)
-        return self._rebuild(new, self._create(old))
-
-    def _reshape(self, record: Record, block_size: int, blocks_count: int) -> list[Step]:
-        """From a bdev of the given geometry to the desired one."""
-        volume: NullVolume = record.desired
-        size_bytes = volume.block_size * volume.blocks_count
-        if volume.block_size == block_size and volume.blocks_count > blocks_count and size_bytes % _MIB == 0:
-            return [Step(f"bdev {record.id} is smaller", methods.bdev_null_resize(record.id, size_bytes // _MIB))]
-        before = methods.bdev_null_create(record.id, block_size, blocks_count, self.uuid(record))
-        return self._rebuild(record, before)
-
-    def _rebuild(self, record: Record, before: Call[str]) -> list[Step]:
-        self.require_idle(record, "a change of geometry or UUID that needs a new bdev")
-        delete = methods.bdev_null_delete(record.id)
-        return [
-            Step(f"bdev {record.id} has another geometry or UUID", delete, before, already=gone),
-            Step(f"bdev {record.id} is missing", self._create(record), delete, guarded=True),  # deleting takes a while
-        ]
-
-    def _create(self, record: Record) -> Call[str]:
-        volume: NullVolume = record.desired
-        return methods.bdev_null_create(record.id, volume.block_size, volume.blocks_count, self.uuid(record))
+            return Settled(Identified())
+        kept = before.own.uuid if before is not None else None
+        return Settled(Identified(uuid=kept or str(uuid.uuid4())))

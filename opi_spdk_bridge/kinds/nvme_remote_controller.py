@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import uuid
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Collection, Iterable
+from typing import Any, ClassVar
 
-from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Facts, Record, Reservation, Settled
-from opi_spdk_bridge.kinds import keys, rules
-from opi_spdk_bridge.kinds.base import SpdkKind
-from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmePath, NvmeRemoteController
-from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.errors import SpdkError
-from opi_spdk_bridge.spdk.model import Bdev
-from opi_spdk_bridge.spdk.steps import Step, StepFailed
-from opi_spdk_bridge.spdk.view import LiveView, View
+from opi_spdk_bridge.core.kind import VOLUMES_BEHIND, Reservation, Settled
+from opi_spdk_bridge.core.record import Record
+from opi_spdk_bridge.core.volumes import numbers_reservation
+from opi_spdk_bridge.kinds.shared import keys, rules
+from opi_spdk_bridge.kinds.shared.base import ContractKind
+from opi_spdk_bridge.kinds.shared.keys import Keyed
+from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmeRemoteController
 
 
-class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, keys.Seen]):
-    """Holds what its paths have in common. `queue_size` is kept and returned only: the target has one for all.
-
-    What there is to see on the target is its key: the controller itself comes and goes with its paths.
-    """
+class NvmeRemoteControllerKind(ContractKind[NvmeRemoteController, Keyed]):
+    """Holds what its paths have in common. `queue_size` is kept and returned only: the target has one for all."""
 
     message = NvmeRemoteController
+    own = Keyed
     secrets: ClassVar[tuple[str, ...]] = ("tcp.psk",)
 
     def normalise(self, resource: NvmeRemoteController) -> None:
@@ -38,77 +31,16 @@ class NvmeRemoteControllerKind(SpdkKind[NvmeRemoteController, keys.Seen]):
         if resource.tcp.psk:
             rules.psk(resource.tcp.psk, "tcp.psk")
 
-    async def settle(self, name: str, resource: NvmeRemoteController, before: Record | None) -> Settled:
-        private = {}
-        if resource.tcp.psk:
-            same = before is not None and before.desired.tcp.psk == resource.tcp.psk
-            private[keys.NAME] = before.private[keys.NAME] if before and same else f"opi-{uuid.uuid4().hex}"
-        return Settled(private=private)
+    async def settle(
+        self,
+        name: str,
+        resource: NvmeRemoteController,
+        before: Record[NvmeRemoteController, Keyed] | None,
+        taken: Collection[Any] = (),
+    ) -> Settled[Keyed]:
+        own, psk = (before.own, before.desired.tcp.psk) if before is not None else (None, b"")
+        return Settled(Keyed(psk_key=keys.key_name(resource.tcp.psk, own, psk)))
 
-    def reserves(self, record: Record) -> Iterable[Reservation]:
-        return (Reservation(f"nvme:{record.id}", f"the controller name {record.id}"),)
-
-    async def look(self, record: Record, view: View) -> keys.Seen | None:
-        return await keys.look(record, self.target, view, record.desired.tcp.psk)
-
-    async def realize(self, record: Record) -> Facts:
-        return await self._try(record, self.steps(record, None))
-
-    def steps(self, record: Record, seen: keys.Seen | None) -> list[Step]:
-        given = (seen,) if seen is not None else ()
-        return [*keys.add(record, self.target, record.desired.tcp.psk, *given), *self._stale(record)]
-
-    def removal(self, record: Record, present: bool) -> list[Step]:
-        return [*keys.remove(record, self.target), *self._stale(record)]
-
-    def _stale(self, record: Record) -> list[Step]:
-        """After an update that was broken off: the other key."""
-        other = record.previous
-        same = other is None or other.private.get(keys.NAME) == record.private.get(keys.NAME)
-        return [] if other is None or same else keys.remove(other, self.target)
-
-    def amendment(self, old: Record, new: Record) -> list[Step]:
-        paths = [child.name for child in self.graph.dependents(new.name) if isinstance(child.desired, NvmePath)]
-        before, after = NvmeRemoteController(), NvmeRemoteController()
-        before.CopyFrom(old.desired)
-        after.CopyFrom(new.desired)
-        before.queue_size = after.queue_size = 0
-        if before == after:
-            return []
-        if paths:
-            text = f"{new.name} cannot be changed while paths are attached ({', '.join(paths[:5])}): delete them first"
-            raise errors.FailedPrecondition(text, resource=paths[0])
-        if old.private == new.private:
-            return []
-        return [*keys.add(new, self.target, new.desired.tcp.psk), *keys.remove(old, self.target)]
-
-    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        return keys.why_not_taken(record, self.target, failure.error, "tcp.psk") or failure.undiagnosed()
-
-    async def measure(self, record: Record) -> Counters:
-        found = await bdevs_of(record.id, self.target.view())
-        return sum(await asyncio.gather(*(self.bdev_counters(bdev.name) for bdev in found)), Counters())
-
-    async def reset(self, record: Record) -> None:
-        """Resets the controller on the target; without paths there is nothing to reset."""
-        if await self.target.view().remote_controller(record.id) is None:
-            return
-        try:
-            await self.target.client.call(methods.bdev_nvme_reset_controller(record.id))
-        except SpdkError as error:
-            text = f"the target could not reset {record.name}: {error.message}"
-            raise errors.Aborted(text, resource=record.name) from error
-
-
-async def bdevs_of(controller: str, view: LiveView) -> list[Bdev]:
-    """The bdevs of the namespaces behind an NVMe bdev controller, by NSID."""
-    if await view.remote_controller(controller) is None:
-        return []
-    found = {nsid: bdev for bdev in await view.bdevs() if (nsid := remote_nsid(controller, bdev)) is not None}
-    return [found[nsid] for nsid in sorted(found)]
-
-
-def remote_nsid(controller: str, bdev: Bdev) -> int | None:
-    """The NSID of a bdev of that controller (the target names it {controller}n{nsid}); None for other bdevs."""
-    nsid = bdev.name.removeprefix(f"{controller}n")
-    return int(nsid) if bdev.product_name == "NVMe disk" and nsid != bdev.name and nsid.isdigit() else None
+    def reserves(self, record: Record[NvmeRemoteController, Keyed]) -> Iterable[Reservation]:
+        own = Reservation(f"nvme:{record.id}", f"the controller name {record.id}")
+        return (own, numbers_reservation(record.id), VOLUMES_BEHIND)

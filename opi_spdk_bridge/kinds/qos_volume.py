@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Counters, Facts, Postponed, Record, Reservation, Settled, Volume
-from opi_spdk_bridge.kinds import qos
-from opi_spdk_bridge.kinds.base import SpdkKind
+from opi_spdk_bridge.core.kind import Reservation, Settled, Volume
+from opi_spdk_bridge.core.record import Record
+from opi_spdk_bridge.core.volumes import numbered_reservation
+from opi_spdk_bridge.kinds.shared import qos
+from opi_spdk_bridge.kinds.shared.base import ContractKind
+from opi_spdk_bridge.kinds.shared.qos import Limited
+from opi_spdk_bridge.kinds.shared.underlying import stands_on, volume_of
 from opi_spdk_bridge.pb.storage.middleend_qos_volume_pb2 import QosVolume
-from opi_spdk_bridge.spdk.errors import SpdkError
-from opi_spdk_bridge.spdk.steps import Step, StepFailed
-from opi_spdk_bridge.spdk.view import View
 
-_BDEV = "bdev"  # in Record.private: the bdev that is limited
+_FIELD = "volume_name_ref"
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Whether the limited bdev has other limits that can be changed, and whether owed ones can be taken off."""
-
-    unlike: bool
-    payable: bool
-
-
-class QosVolumeKind(SpdkKind[QosVolume, Seen]):
-    """No object of its own on the target: it stands for the volume under it, whose limits it holds."""
+class QosVolumeKind(ContractKind[QosVolume, Limited]):
+    """It stands for the volume under it, whose limits it holds."""
 
     message = QosVolume
-    legacy_collection = "volumes"
+    own = Limited
+    legacy_collection: ClassVar[str | None] = "volumes"
 
     def check(self, resource: QosVolume) -> None:
         if resource.limits.HasField("min") and resource.limits.min.ListFields():
@@ -38,79 +31,22 @@ class QosVolumeKind(SpdkKind[QosVolume, Seen]):
             raise errors.InvalidArgument(text, field="limits.min")
         qos.check_limits(resource.limits.max, "limits.max")
 
-    async def settle(self, name: str, resource: QosVolume, before: Record | None) -> Settled:
-        volume = await self.volumes.resolve(resource.volume_name_ref, "volume_name_ref")
-        private = {_BDEV: volume.bdev, qos.LIMITS: qos.target_limits(resource.limits.max)}
-        if before is not None and qos.OWED in before.private:
-            private[qos.OWED] = before.private[qos.OWED]
-        return Settled({}, private, (volume.resource,) if volume.resource else ())
+    async def settle(
+        self, name: str, resource: QosVolume, before: Record[QosVolume, Limited] | None, taken: Collection[Any] = ()
+    ) -> Settled[Limited]:
+        volume = await self.volumes.resolve(resource.volume_name_ref, _FIELD)
+        own = Limited(
+            bdev=volume.bdev,
+            volume_uuid=volume.identity,
+            qos=qos.target_limits(resource.limits.max),
+            owed=before.own.owed if before is not None else (),
+        )
+        return Settled(own, stands_on(volume))
 
-    def reserves(self, record: Record) -> Iterable[Reservation]:
+    def reserves(self, record: Record[QosVolume, Limited]) -> Iterable[Reservation]:
         identity = Reservation(f"volume-id:{record.id}", f"the volume ID {record.id}")
-        own = qos.qos_reservation(record.private[_BDEV], record.name, "volume_name_ref")
-        return (own, identity, *qos.owed_reservations(record))
+        own = qos.qos_reservation(record.own.bdev, record.name, _FIELD)
+        return (own, identity, *numbered_reservation(record.id), *qos.owed_reservations(record))
 
-    def volume(self, record: Record) -> Volume | None:
-        return Volume(record.private[_BDEV])
-
-    async def look(self, record: Record, view: View) -> Seen | None:
-        bdev, limits = record.private[_BDEV], record.private[qos.LIMITS]
-        found = await view.bdev(bdev)
-        if found is None:
-            return None
-        unlike = await qos.unlike(view, self.graph, bdev, limits)
-        return Seen(unlike, await qos.payable(view, self.graph, record))
-
-    def steps(self, record: Record, seen: Seen | None) -> list[Step]:
-        due = seen is None or seen.payable or record.previous is not None
-        lift = qos.lift(self.target, self.graph, record, qos.left_behind(record)) if due else []
-        return [*lift, self._set(record, record.private[qos.LIMITS])] if seen is None or seen.unlike else lift
-
-    def removal(self, record: Record, present: bool) -> list[Step]:
-        return qos.lift_all(self.target, self.graph, record, [record.private[_BDEV], *qos.left_behind(record)])
-
-    async def realize(self, record: Record) -> Facts:
-        return await self._unless_postponed(record, self.steps(record, None))
-
-    async def repair(self, record: Record, view: Any) -> Facts:
-        seen = await self.look(record, self.target.view())  # the volume may have been restored since the sweep's look
-        if seen is None:
-            raise self._missing(record)
-        return await self._unless_postponed(record, self.steps(record, seen))
-
-    async def amend(self, old: Record, new: Record) -> Facts:
-        before, limits = old.private[qos.LIMITS], new.private[qos.LIMITS]
-        if old.private[_BDEV] == new.private[_BDEV]:
-            return await self._unless_postponed(new, [self._set(new, limits, undo=before)])
-        # The old volume first: what cannot be taken back or must wait there is the record's own whatever follows.
-        back = qos.set_when_possible(self.target, self.graph, old.private[_BDEV], before)
-        lift = [replace(step, undo=back.do) for step in qos.lift(self.target, self.graph, new, [old.private[_BDEV]])]
-        return await self._try(new, [*lift, qos.set_when_possible(self.target, self.graph, new.private[_BDEV], limits)])
-
-    async def _unless_postponed(self, record: Record, steps: list[Step]) -> Facts:
-        try:
-            return await self._try(record, steps)
-        except Postponed:
-            return {}  # the limits stay in the record, and are set by what opens the volume
-
-    async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        lost = isinstance(failure.error, SpdkError) and failure.error.gone
-        if lost or await self.look(record, self.target.view()) is None:
-            return self._missing(record)
-        return failure.undiagnosed()
-
-    def _missing(self, record: Record) -> errors.BridgeError:
-        bdev = record.private[_BDEV]
-        if any(True for _ in self.graph.holders(f"bdev:{bdev}")):
-            text = f"bdev {bdev} is not on the target just now: the bridge will restore it, try again then"
-            return errors.Aborted(text, field="volume_name_ref", resource=bdev)
-        return errors.FailedPrecondition(f"bdev {bdev} is not on the target", field="volume_name_ref", resource=bdev)
-
-    def _set(self, record: Record, limits: Any, undo: Any = None) -> Step:
-        bdev = record.private[_BDEV]
-        step = qos.set_limits(self.target, self.graph, bdev, limits)
-        back = qos.set_limits(self.target, self.graph, bdev, undo).do if undo else None
-        return Step(step.says, step.do, back)
-
-    async def measure(self, record: Record) -> Counters:
-        return await self.bdev_counters(record.private[_BDEV])
+    def volume(self, record: Record[QosVolume, Limited]) -> Volume | None:
+        return volume_of(record)

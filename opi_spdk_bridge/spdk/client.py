@@ -15,7 +15,7 @@ import contextlib
 import logging
 import random
 import socket
-import sys
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
@@ -23,9 +23,9 @@ from typing import Any, Generic, TypeVar, cast
 import orjson
 
 from opi_spdk_bridge import deadline, errors
-from opi_spdk_bridge.observer import Ended, NoObserver, Observer
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
+from opi_spdk_bridge.telemetry.observer import Ended, NoObserver, Observer
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _FIRST_DELAY_S = 0.02
 _LONGEST_DELAY_S = 1.0
 _MOST_IN_A_WRITE = 64
+_UCRED = struct.Struct("=iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +165,17 @@ class _Connection(asyncio.Protocol):
         return [answered for late, answered in self._given_up.values() if (late.method, late.params) == same]
 
     @property
-    def peer_uid(self) -> int | None:
-        """The uid of the process at the other end of a Unix socket; None for TCP."""
+    def peer(self) -> tuple[int, int] | None:
+        """(pid, uid) of the process at the other end of a Unix socket; None for TCP."""
         connection = self._transport.get_extra_info("socket") if self._transport is not None else None
         if connection is None or connection.family != socket.AF_UNIX:
             return None
-        try:  # struct ucred: pid, uid, gid
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        try:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         except (OSError, ValueError):  # the connection has just been lost
             return None
-        return int.from_bytes(credentials[4:8], sys.byteorder)
+        pid, uid, _gid = _UCRED.unpack(credentials)
+        return pid, uid
 
     def close(self) -> None:
         """Drops the connection at once."""
@@ -222,9 +224,16 @@ class Client:
         return self._release
 
     @property
+    def peer_pid(self) -> int | None:
+        """The target's process; None where that cannot be known (TCP, not connected, in another container)."""
+        peer = self._connection.peer if self._connection is not None else None
+        return peer[0] or None if peer is not None else None
+
+    @property
     def peer_uid(self) -> int | None:
         """The user that the target runs as; None where that cannot be known (TCP, not connected)."""
-        return self._connection.peer_uid if self._connection is not None else None
+        peer = self._connection.peer if self._connection is not None else None
+        return peer[1] if peer is not None else None
 
     def unavailable(self) -> errors.Unavailable:
         """The error that says where the target should be and why it cannot be reached."""

@@ -6,8 +6,6 @@ since a target refuses parameters that it does not know.
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -30,8 +28,6 @@ from opi_spdk_bridge.spdk.model import (
 from opi_spdk_bridge.spdk.release import Release
 
 T = TypeVar("T")
-
-IDENTIFY_BYTES = 4096
 
 _bdevs = TypeAdapter(list[Bdev])
 _subsystems = TypeAdapter(list[Subsystem])
@@ -129,18 +125,29 @@ def accel_crypto_key_create(name: str, key: bytes, key2: bytes) -> Call[bool]:
     return Call("accel_crypto_key_create", params, bool)
 
 
+def accel_crypto_key_named(name: str) -> Call[str]:
+    """The name of a key that exists; what comes back with it, its material, is dropped here."""
+    return Call("accel_crypto_keys_get", {"key_name": name}, lambda result: str(result[0]["name"]))
+
+
 def accel_crypto_key_destroy(name: str) -> Call[bool]:
-    """Succeeds even while a vbdev uses the key."""
+    """Succeeds even while something holds the key, which then is freed memory: see `bdev_crypto_delete`."""
     return Call("accel_crypto_key_destroy", {"key_name": name}, bool)
 
 
 def bdev_crypto_create(name: str, base: str, key_name: str) -> Call[str]:
-    """Succeeds for a base that does not exist: the vbdev then appears with it."""
+    """Makes an entry by the vbdev's name, and of it the vbdev, now or whenever a bdev named `base` appears.
+
+    Refused with EEXIST while there is an entry of that name, whether or not it has its vbdev.
+    """
     return Call("bdev_crypto_create", {"name": name, "base_bdev_name": base, "key_name": key_name}, str)
 
 
 def bdev_crypto_delete(name: str) -> Call[bool]:
-    """As bdev_malloc_delete; the base stays."""
+    """As bdev_malloc_delete; the base stays. Only success removes the entry, which holds the key.
+
+    A vbdev goes with its base, its entry stays: this then answers ENODEV, and the vbdev comes back with the base.
+    """
     return Call("bdev_crypto_delete", {"name": name}, bool)
 
 
@@ -177,28 +184,6 @@ def bdev_nvme_get_path_iostat(bdev: str) -> Call[dict[str, Any]]:
     return Call("bdev_nvme_get_path_iostat", {"name": bdev}, dict)
 
 
-def bdev_nvme_identify_namespace(controller: str, nsid: int) -> Call[bytes]:
-    """The Identify Namespace data structure (4096 bytes), by an admin command of the target to the controller.
-
-    NVMe Base Specification 2.0, section 5.17: opcode 06h, CNS 00h. Command and data travel as URL-safe base64.
-    """
-    command = struct.pack("<B3xI", 0x06, nsid).ljust(64, b"\0")
-    params = {
-        "name": controller,
-        "cmd_type": "admin",
-        "data_direction": "c2h",
-        "cmdbuf": base64.urlsafe_b64encode(command).decode(),
-        "data_len": IDENTIFY_BYTES,
-    }
-    return Call("bdev_nvme_send_cmd", params, _identity)
-
-
-def _identity(result: Any) -> bytes:
-    """The data; zeros where the completion entry has a status (bytes 14 and 15, from bit 1) other than success."""
-    (status,) = struct.unpack_from("<H", base64.urlsafe_b64decode(result["cpl"]), 14)
-    return bytes(IDENTIFY_BYTES) if status >> 1 else base64.urlsafe_b64decode(result["data"])
-
-
 # vhost
 
 
@@ -226,6 +211,11 @@ def vhost_scsi_controller_remove_target(ctrlr: str, number: int) -> Call[bool]:
 def vhost_get_controller(name: str) -> Call[VhostController]:
     """One vhost controller."""
     return Call("vhost_get_controllers", {"name": name}, _only(_vhost_controllers))
+
+
+def vhost_get_controllers() -> Call[list[VhostController]]:
+    """Every vhost controller: about 300 bytes each, at most 1,024."""
+    return Call("vhost_get_controllers", None, _vhost_controllers.validate_python)
 
 
 def vhost_delete_controller(ctrlr: str) -> Call[bool]:

@@ -21,8 +21,12 @@ class Bdev(_Answer):
     block_size: int
     num_blocks: int
     md_size: int = 0
+    md_interleave: bool = False
+    """Whether `md_size` bytes of `block_size` are metadata; else they are kept apart."""
     claimed: bool = False
     claim_type: str = ""
+    on_volume: bool = True
+    """Not the target's: whether what a vbdev stands on is the volume that it should be."""
     assigned_rate_limits: dict[str, int] = Field(default_factory=dict)
     driver_specific: dict[str, Any] = Field(default_factory=dict)
 
@@ -135,6 +139,11 @@ class NvmePath(_Answer):
     alternate_trids: tuple[TransportId, ...] = ()
     host: PathHost = PathHost()
 
+    @property
+    def trids(self) -> tuple[TransportId, ...]:
+        """Where it is connected, then where it would go."""
+        return (self.trid, *self.alternate_trids)
+
 
 class RemoteController(_Answer):
     """An NVMe bdev controller (bdev_nvme_get_controllers): one entry of `ctrlrs` a path."""
@@ -155,6 +164,13 @@ class ScsiTarget(_Answer):
 
     scsi_dev_num: int
     luns: tuple[ScsiLun, ...] = ()
+    on_volume: bool = True
+    """Not the target's: whether its bdev is the volume that it should be."""
+
+    @property
+    def bdev(self) -> str | None:
+        """The bdev of the LUN; None after it was removed."""
+        return self.luns[0].bdev_name if self.luns else None
 
 
 class VhostController(_Answer):
@@ -164,8 +180,10 @@ class VhostController(_Answer):
     socket: str = ""
     sessions: tuple[Any, ...] = ()
     backend_specific: dict[str, Any] = Field(default_factory=dict)
+    on_volume: bool = True
+    """Not the target's: whether the bdev of a block controller is the volume that it should be."""
     limits_unlike: bool = False
-    """Not the target's: whether the volume under it has other limits than it should, and they can be set."""
+    """Nor this: whether the volume under it has other limits than it should, and they can be set."""
     limits_owed: bool = False
     """Nor this: whether limits of volumes that were under it before can be taken off."""
 
@@ -173,6 +191,12 @@ class VhostController(_Answer):
     def bdev(self) -> str | None:
         """The bdev of a block controller; None after it was removed, and for SCSI."""
         return (self.backend_specific.get("block") or {}).get("bdev")
+
+    @property
+    def bdevs(self) -> tuple[str, ...]:
+        """The bdevs that it has open."""
+        luns = [lun.bdev_name for target in self.scsi for lun in target.luns]
+        return tuple(bdev for bdev in (self.bdev, *luns) if bdev is not None)
 
     @property
     def is_block(self) -> bool:

@@ -1,14 +1,15 @@
 """An operation on the target as a list of steps: sent in one write, judged one by one, undone exactly.
 
 Steps whose order is all that binds them travel together, so an operation costs one look of the target however many
-calls it needs. When one fails for certain, those that succeeded are taken back in reverse order. When the outcome of
-one is unknown nothing is taken back: whoever owns the operation has to look.
+calls it needs. When one fails for certain, its cause is looked for while everything stands as it did at the failure;
+then those that succeeded are taken back in reverse order. When the outcome of one is unknown nothing is taken back:
+whoever owns the operation has to look.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +20,15 @@ from opi_spdk_bridge.spdk.errors import SpdkError, undiagnosed
 log = logging.getLogger(__name__)
 
 UNDO_TIMEOUT_S = 10.0
+DIAGNOSIS_TIMEOUT_S = 5.0
 _NEVER_SENT = (errors.Unavailable, errors.DeadlineExceeded)
 
 Local = Callable[[], Awaitable[Any]]
 """Work that is not one call: a key file, a folder, a call with a second try. Raises BridgeError or SpdkError."""
 
 
-def _nothing_learnt(_result: Any) -> Mapping[str, Any]:
-    return {}
+Learn = Callable[[Any], Any]
+"""Makes of what the bridge keeps of a resource what it keeps from then on."""
 
 
 def gone(error: SpdkError) -> bool:
@@ -46,7 +48,7 @@ class Step:
     says      what is not so yet, in words ("host X may not connect"): the text of drift and of errors
     do        a call, or local work
     undo      what takes it back
-    learn     what a call's result tells that is worth keeping
+    learn     what a call's result changes in what the bridge keeps of the resource
     already   which of the target's errors mean that it was so before; such a step is not undone
     guarded   may reach the target only when the steps before it succeeded (unless the caller vouches)
     """
@@ -54,7 +56,7 @@ class Step:
     says: str
     do: Call[Any] | Local
     undo: Call[Any] | Local | None = None
-    learn: Callable[[Any], Mapping[str, Any]] = _nothing_learnt
+    learn: Callable[[Any], Learn] | None = None
     already: Callable[[SpdkError], bool] = lambda _error: False
     guarded: bool = False
 
@@ -66,37 +68,65 @@ class StepFailed(Exception):
         super().__init__(f"{step.says}: {error}")
         self.step = step
         self.error = error
+        self.cause = self.undiagnosed()
+        """The error for the client, by what was found before anything was taken back."""
 
     def undiagnosed(self) -> errors.BridgeError:
         """The error for the client where no better cause is known."""
         return undiagnosed(self.error) if isinstance(self.error, SpdkError) else self.error
 
 
-async def carry_out(client: Client, steps: Sequence[Step], *, together: bool = True) -> dict[str, Any]:
-    """Runs the steps and returns what they taught.
+Diagnosis = Callable[[StepFailed], Awaitable[errors.BridgeError]]
+"""Looks for the cause of a failed step, on the target as it is before anything is taken back."""
 
-    `together` vouches for guarded steps: they need not wait for their predecessors. Raises StepFailed after undoing,
-    OutcomeUnknown without, and Unavailable or DeadlineExceeded when nothing was sent.
+
+async def carry_out(
+    client: Client, steps: Sequence[Step], *, together: bool = True, diagnose: Diagnosis | None = None
+) -> list[Learn]:
+    """Runs the steps and returns what they taught, in their order.
+
+    `together` vouches for guarded steps: they need not wait for their predecessors. Raises StepFailed, with its cause,
+    after undoing, OutcomeUnknown without, and Unavailable or DeadlineExceeded when nothing was sent.
     """
-    learnt: dict[str, Any] = {}
+    learnt: list[Learn] = []
     done: list[Step] = []
     for group in _groups(steps, together):
         outcomes = await _run(client, group)
         for step, outcome in zip(group, outcomes, strict=True):
             if not isinstance(outcome, BaseException):
-                learnt.update(step.learn(outcome))
                 done.append(step)
+                if step.learn is not None:
+                    learnt.append(step.learn(outcome))
         unknown = [outcome for outcome in outcomes if isinstance(outcome, errors.OutcomeUnknown)]
         if unknown:
             raise unknown[0]
         for step, outcome in zip(group, outcomes, strict=True):
             if not isinstance(outcome, BaseException) or (isinstance(outcome, SpdkError) and step.already(outcome)):
                 continue
+            failure = _definite(step, outcome)
+            if failure is not None and diagnose is not None:
+                await _find_cause(failure, diagnose)
             await _undo(client, done)
-            if isinstance(outcome, SpdkError | errors.BridgeError) and not isinstance(outcome, _NEVER_SENT):
-                raise StepFailed(step, outcome)
-            raise outcome
+            raise failure or outcome
     return learnt
+
+
+def _definite(step: Step, outcome: BaseException) -> StepFailed | None:
+    """The failure of a step that was refused; None for one that was not sent, or a mistake of the bridge."""
+    if isinstance(outcome, SpdkError | errors.BridgeError) and not isinstance(outcome, _NEVER_SENT):
+        return StepFailed(step, outcome)
+    return None
+
+
+async def _find_cause(failure: StepFailed, diagnose: Diagnosis) -> None:
+    """What was done must be taken back whatever becomes of this: a look that fails leaves the target's own words."""
+    try:
+        with deadline.limit(DIAGNOSIS_TIMEOUT_S):
+            failure.cause = await diagnose(failure)
+    except errors.BridgeError as problem:
+        log.debug("the cause of a failure could not be looked for: %s", problem)
+    except Exception:
+        log.exception("the cause of a failure could not be looked for")
 
 
 def _groups(steps: Sequence[Step], together: bool) -> list[list[Step]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
-from opi_spdk_bridge.spdk.steps import Step, carry_out
+from opi_spdk_bridge.spdk.steps import Diagnosis, Learn, Step, carry_out
+from opi_spdk_bridge.spdk.vhost_folder import VhostFolder
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
 
 T = TypeVar("T")
@@ -20,8 +22,16 @@ T = TypeVar("T")
 TRANSPORT_METHODS = ("nvmf_get_transports", "nvmf_create_transport")
 """What `make_transport` asks of the target."""
 
-_CHANGES = ("bdev_unregister", "bdev_resize")
+_CAME, _WENT = "bdev_register", ("bdev_unregister", "bdev_resize")
 _NOTIFICATIONS = 512  # at a time: an answer of about 40 KB
+
+
+@dataclass(frozen=True, slots=True)
+class BdevChanges:
+    """Names of bdevs that `went` or changed, and of those that `came`; some may have done both."""
+
+    went: set[str] = field(default_factory=set)
+    came: set[str] = field(default_factory=set)
 
 
 class Target:
@@ -33,13 +43,17 @@ class Target:
         self._transports: set[str] = set()
         self._making_transport = asyncio.Lock()
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._live = LiveView(client)
+        self._uuids: dict[str, str] = {}
+        """By name: the UUIDs of bdevs of which the target has not told since that they went."""
+        self._live = LiveView(client, self._uuids)
+        self.vhost_folder = VhostFolder(client, self._live)
         self._taken_nqns: set[str] | None = None
         self._next_notification: int | None = None
         client.on_connected.append(self._forget_knowledge)
 
     def _forget_knowledge(self) -> None:
         self._transports.clear()
+        self._uuids.clear()
         self._taken_nqns = None
         self._next_notification = None
 
@@ -64,7 +78,7 @@ class Target:
         return self._live
 
     def snapshot(self) -> SweepView:
-        return SweepView(self.client)
+        return SweepView(self.client, self._uuids)
 
     async def make_transport(self, trtype: str) -> None:
         """Makes the transport (TCP, …) unless it exists; asks nothing where the connected target is known to have it.
@@ -99,14 +113,23 @@ class Target:
         """Whether the last look showed that no subsystem has this NQN."""
         return self._taken_nqns is not None and nqn not in self._taken_nqns
 
-    async def changed_bdevs(self) -> set[str] | None:
+    async def changed_bdevs(self) -> BdevChanges | None:
         """Reads the target's notifications on from where the last call stopped.
 
         The target keeps the last 1024: None after a gap, and at the first call on a connection.
         """
+        changed = await self._notified()
+        if changed is None:
+            self._uuids.clear()
+        else:
+            for name in changed.went | changed.came:
+                self._uuids.pop(name, None)
+        return changed
+
+    async def _notified(self) -> BdevChanges | None:
         if "notify_get_notifications" not in self.release.methods:
             return None
-        first, changed = self._next_notification is None, set[str]()
+        first, changed = self._next_notification is None, BdevChanges()
         complete = True
         while True:
             after = self._next_notification or 0
@@ -116,11 +139,14 @@ class Target:
                 return None
             if events and events[0].id > after:
                 complete = False
-            changed.update(event.ctx for event in events if event.type in _CHANGES)
+            changed.went.update(event.ctx for event in events if event.type in _WENT)
+            changed.came.update(event.ctx for event in events if event.type == _CAME)
             self._next_notification = events[-1].id + 1 if events else after
             if len(events) < _NOTIFICATIONS:
                 return changed if complete and not first else None
 
-    async def carry_out(self, steps: Sequence[Step], *, together: bool = True) -> dict[str, Any]:
+    async def carry_out(
+        self, steps: Sequence[Step], *, together: bool = True, diagnose: Diagnosis | None = None
+    ) -> list[Learn]:
         """See `steps.carry_out`."""
-        return await carry_out(self.client, steps, together=together)
+        return await carry_out(self.client, steps, together=together, diagnose=diagnose)

@@ -20,6 +20,12 @@ class View(Protocol):
     async def bdev(self, name: str) -> Bdev | None:
         """A bdev by name, alias or UUID."""
 
+    async def has_uuid(self, bdev: str, uuid: str) -> bool:
+        """Whether the bdev of that name, which something has open, has that UUID.
+
+        What was seen is remembered until the target tells that the bdev went; a "no" is never said from memory.
+        """
+
     async def subsystem(self, nqn: str) -> Subsystem | None:
         """An NVMe-oF subsystem."""
 
@@ -41,12 +47,23 @@ class LiveView:
 
     _keeps = False
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, uuids: dict[str, str] | None = None) -> None:
+        """`uuids` remembers the UUIDs of bdevs by name; whoever keeps it drops those that have gone."""
         self._client = client
+        self._uuids = uuids if uuids is not None else {}
         self._asking: dict[tuple[str, str], asyncio.Future[Any]] = {}
 
     async def bdev(self, name: str) -> Bdev | None:
         return await self._ask(name, methods.bdev_get_bdev(name))
+
+    async def has_uuid(self, bdev: str, uuid: str) -> bool:
+        if self._uuids.get(bdev) == uuid:
+            return True
+        found = await self.bdev(bdev)
+        if found is None or found.name != bdev:
+            return False
+        self._uuids[bdev] = found.uuid
+        return found.uuid == uuid
 
     async def subsystem(self, nqn: str) -> Subsystem | None:
         return await self._ask(nqn, methods.nvmf_get_subsystem(nqn))
@@ -64,6 +81,17 @@ class LiveView:
 
     async def vhost(self, name: str) -> VhostController | None:
         return await self._ask(name, methods.vhost_get_controller(name))
+
+    async def vhosts(self) -> list[VhostController]:
+        """Every vhost controller; none on a target that has no vhost."""
+        await self._client.ready()
+        if "vhost_get_controllers" not in self._client.release.methods:
+            return []
+        return await self._ask("", methods.vhost_get_controllers()) or []
+
+    async def crypto_key(self, name: str) -> str | None:
+        """The name of a data encryption key that is there."""
+        return await self._ask(name, methods.accel_crypto_key_named(name))
 
     async def bdevs(self) -> list[Bdev]:
         """Every bdev of the target."""

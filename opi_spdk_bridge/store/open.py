@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.redact import MASK
 from opi_spdk_bridge.store.base import Store
 from opi_spdk_bridge.store.memory import MemoryStore
 from opi_spdk_bridge.store.seal import MasterKey, SealedStore
 from opi_spdk_bridge.store.sqlite import SqliteStore
+from opi_spdk_bridge.telemetry.redact import MASK
 
 KEY_VARIABLE = "OPI_BRIDGE_MASTER_KEY"
 _USER = re.compile(r"(?<=://)[^/@]+(?=@)")

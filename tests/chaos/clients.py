@@ -18,8 +18,8 @@ from tests.chaos.ledger import Entry, Ledger, Outcome, State
 from tests.chaos.slots import Maker, Secrets, Slot
 from tests.kinds.world import resource_field
 from tests.support.bridge import METHODS
+from tests.support.patience import PATIENCE_S
 
-CALL_TIMEOUT_S = 10.0
 _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -75,7 +75,7 @@ class Caller:
             response_deserializer=message_factory.GetMessageClass(descriptor.output_type).FromString,
         )
         try:
-            invoke(message, timeout=CALL_TIMEOUT_S, wait_for_ready=True)
+            invoke(message, timeout=PATIENCE_S, wait_for_ready=True)
         except grpc.RpcError as problem:
             return _outcome(problem)
         return Outcome()

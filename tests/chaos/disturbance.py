@@ -8,8 +8,9 @@ import time
 
 from tests.chaos.ledger import Ledger
 from tests.chaos.processes import ChaosBridge, ChaosEmulator
+from tests.support.patience import PATIENCE_S
 
-_RECOVERY_LIMIT_S = 30.0
+_RECOVERY_LIMIT_S = PATIENCE_S
 _MUTATIONS = (
     "bdev_null_create", "bdev_null_delete", "bdev_null_resize", "bdev_malloc_create", "bdev_malloc_delete",
     "bdev_aio_create", "bdev_aio_delete", "bdev_crypto_create", "bdev_crypto_delete", "accel_crypto_key_create",

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.slots import Resource, Slot, references
+from tests.support.patience import PATIENCE_S
 
 State = Resource | None
 """The resource as last asked for; None: it is not there."""
 
 _DEFINITE = {"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
 _TRANSIENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"}
-_SETTLING_S = 20.0  # so long after a disturbance something may not be on the target yet, or still
+_SETTLING_S = PATIENCE_S  # so long after a disturbance something may not be on the target yet, or still
 
 
 @dataclass

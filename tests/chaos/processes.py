@@ -48,11 +48,6 @@ class ChaosBridge(Bridge):
 class ChaosEmulator(Emulator):
     """An emulated target that may end by itself when a fault tells it to."""
 
-    @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
-
     def start_again(self) -> None:
         """Starts it, empty, after it ended in whatever way."""
         if self.running:

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf import json_format, message_factory
 from google.protobuf.message import Message
 
-from opi_spdk_bridge import offline
+from opi_spdk_bridge.cli import offline
 from tests.chaos.ledger import Ledger, State, describe
 from tests.kinds.world import plural
 from tests.support.bridge import METHODS, Client
@@ -281,7 +281,7 @@ def _limits_of_nobody(records: list[Record], all_of_store: list[Record], on: Tar
     """Limits have a holder, or the store remembers to take them off as soon as something opens the bdev."""
     held = {r["private"]["bdev"] for r in records if "qos" in r["private"]}
     remembered = {r["private"]["bdev"] for r in all_of_store if "qos" in r["private"]}
-    remembered |= {bdev for r in all_of_store for bdev in r["private"].get("owed", ())}
+    remembered |= {volume["bdev"] for r in all_of_store for volume in r["private"].get("owed", ())}
     for name, bdev in on.bdevs.items():
         waits = name in remembered and not _open(on, name)
         if any(bdev["assigned_rate_limits"].values()) and name not in held and not waits:

@@ -1,13 +1,13 @@
 """The run of the OPI compliance client (`godpu storage test`), call by call.
 
 The client gives 10 s to the whole run and sleeps for 7 of them: its 160 calls have 3 s. Its first error ends it.
+How long a call takes is up to the machine, so what counts here is how often the target has to look at its socket.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +17,13 @@ import pytest
 
 from tests.support.array import HOST_NQN, TEST_PSK_BASE64, Array
 from tests.support.bridge import Bridge, CallError, bridge
+from tests.support.patience import HOUR_S
 from tests.support.ports import free_ports
 from tests.support.target import Target
 
 SECONDS_FOR_ALL_CALLS = 3.0
-RUNS_ON_A_BUSY_MACHINE = 3
+SECONDS_FOR_ONE_LOOK = 0.008
+"""What arrives at a target together is answered together, within two of its intervals."""
 MALLOC1_BLOCKS = 131072
 
 _COLLECTIONS = {
@@ -49,7 +51,7 @@ class ComplianceClient:
         self._array = array
         self._aio_file = aio_file
         self._port = str(free_ports(1)[0])
-        self.seconds: list[float] = []
+        self.calls = 0
         self.tolerated: list[str] = []
 
     def run(self) -> None:
@@ -68,12 +70,9 @@ class ComplianceClient:
         self._qos_volumes()
 
     def call(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
-        """One call, timed."""
-        started = time.monotonic()
-        try:
-            return self._bridge.call(method, request, timeout_s=10)
-        finally:
-            self.seconds.append(time.monotonic() - started)
+        """One call."""
+        self.calls += 1
+        return self._bridge.call(method, request)
 
     def expected_name(self, kind: str, own_id: str, parent: str) -> str:
         """The name that the client compares with; it knows only the legacy ones of volumes and virtio devices."""
@@ -246,24 +245,21 @@ def client(request: pytest.FixtureRequest, malloc1: Target, array: Array, tmp_pa
     aio_file = tmp_path / "aio_bdev_file"
     aio_file.write_bytes(bytes(64 * 512))
     flags = {"spdk": malloc1.socket, "state": f"sqlite:{tmp_path}/state.sqlite", "resource_names": request.param}
-    with bridge(tmp_path, **flags) as daemon:
+    with bridge(tmp_path, sweep_interval_s=HOUR_S, notifications_s=HOUR_S, **flags) as daemon:
         yield ComplianceClient(daemon, request.param, array, aio_file)
 
 
 def test_the_compliance_client_runs_through_in_its_time(client: ComplianceClient, malloc1: Target) -> None:
     before = malloc1.inventory()
+    if malloc1.emulated:
+        malloc1.rpc("emulator_call_counts", reset=True)
     client.run()
-    assert len(client.seconds) >= 160
+    if malloc1.emulated:
+        looks = malloc1.rpc("emulator_call_counts")["looks"]
+        assert looks * SECONDS_FOR_ONE_LOOK < SECONDS_FOR_ALL_CALLS / 2, "the other half is for bridge and client"
+    assert client.calls >= 160
     assert client.tolerated == [
         *["NvmeSubsystem INVALID_ARGUMENT nvme_subsystem.spec.model_number"] * 2,
         *["VirtioBlk INVALID_ARGUMENT virtio_blk.pcie_id"] * 2,
     ]
     assert malloc1.inventory() == before  # every test gave back what it took
-    fastest = client.seconds
-    for _ in range(RUNS_ON_A_BUSY_MACHINE):
-        if sum(fastest) < SECONDS_FOR_ALL_CALLS:
-            break
-        client.seconds = []
-        client.run()
-        fastest = [min(pair) for pair in zip(fastest, client.seconds, strict=True)]
-    assert sum(fastest) < SECONDS_FOR_ALL_CALLS

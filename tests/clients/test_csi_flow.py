@@ -6,8 +6,8 @@ after the bridge's. All that changes between two attempts is the namespace's NSI
 
 from __future__ import annotations
 
+import contextlib
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from tests.support.array import Array
-from tests.support.bridge import Bridge, CallError, Client, bridge
+from tests.support.bridge import Bridge, Client, bridge
+from tests.support.late import let_go_later, time_out
 from tests.support.target import Emulator, Target, wait_until
 
 Call = tuple[str, dict[str, Any]]
 NQN = "nqn.2023-08.io.spdk.csi:pvc-1"
 FUNCTION = {"physical_function": 1, "virtual_function": 0, "port_id": 0}
 THREADS = 6
-DELAY_S = 0.4
 
 
 class Node:
@@ -221,10 +221,8 @@ def test_a_create_that_timed_out_is_repeated_with_the_same_id(
     if not isinstance(paced, Emulator):
         pytest.skip("needs a target that can be slowed down: an emulated one")
     for method, request in node.stage_nvme():
-        if method in _SLOWED:
-            time_out(csi, paced, (method, request), _SLOWED[method], when)
-        csi.call(method, request)
-    time.sleep(DELAY_S)  # what was slow arrives late, and changes nothing
+        with timed_out(csi, paced, (method, request), _SLOWED.get(method), when):
+            csi.call(method, request)
     run(csi, node.stage_nvme())
     assert_staged(paced, array)
     run(csi, node.unstage_nvme())
@@ -237,18 +235,19 @@ def test_a_delete_that_timed_out_is_repeated(csi: Bridge, paced: Target, node: N
     run(csi, node.stage_nvme())
     slowed = {"DeleteNvmeNamespace": "nvmf_subsystem_remove_ns", "DeleteNvmePath": "bdev_nvme_detach_controller"}
     for method, request in node.unstage_nvme():
-        if method in slowed:
-            time_out(csi, paced, (method, request), slowed[method], when)
-        csi.call(method, request)
-    time.sleep(DELAY_S)
+        with timed_out(csi, paced, (method, request), slowed.get(method), when):
+            csi.call(method, request)
 
 
-def time_out(client: Client, target: Target, call: Call, slowed: str, when: str) -> None:
-    """Makes the call time out: the target is slow to begin (before) or to answer (after)."""
-    fault = {"action": "delay", "method": slowed, "when": when, "delay_ms": int(1000 * DELAY_S), "count": 1}
-    target.rpc("emulator_inject_fault", **fault)
-    with pytest.raises(CallError, match="DEADLINE_EXCEEDED"):
-        client.call(*call, timeout_s=0.1)
+@contextlib.contextmanager
+def timed_out(client: Client, target: Target, call: Call, slowed: str | None, when: str) -> Iterator[None]:
+    """The call has timed out, for the target is slow; what it was slow with comes late, and changes nothing."""
+    if slowed is None:
+        yield
+        return
+    time_out(target, slowed, lambda timeout_s: client.call(*call, timeout_s=timeout_s), when)
+    with let_go_later(target):
+        yield
 
 
 def test_the_target_restarts_between_staging_and_the_next_attempt(
@@ -264,7 +263,7 @@ def test_the_target_restarts_between_staging_and_the_next_attempt(
         subsystem = paced.subsystem(NQN)
         return subsystem is not None and bool(subsystem["namespaces"]) and bool(subsystem["listen_addresses"])
 
-    wait_until(restored, "the bridge has staged the volume on the new target", seconds=20)
+    wait_until(restored, "the bridge has staged the volume on the new target")
     run(csi, node.stage_nvme())
     assert_staged(paced, array)
     run(csi, node.unstage_nvme())

@@ -15,6 +15,7 @@ import pytest
 from tests.support.array import HOST_NQN, TEST_PSK_BASE64
 from tests.support.bridge import METHODS, Bridge
 from tests.support.embedded import embedded
+from tests.support.patience import PATIENCE_S
 
 _PROGRAM = os.environ.get("GRPCURL") or shutil.which("grpcurl") or ""
 
@@ -34,7 +35,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
 def grpcurl(daemon: Bridge, *arguments: str, request: str = "") -> subprocess.CompletedProcess[str]:
     """Runs it against the bridge."""
     flags = ["-plaintext", *(["-d", request] if request else [])]
-    return subprocess.run([_PROGRAM, *flags, daemon.address, *arguments], capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        [_PROGRAM, *flags, daemon.address, *arguments], capture_output=True, text=True, timeout=PATIENCE_S
+    )
 
 
 def call(daemon: Bridge, method: str, request: str) -> dict[str, Any]:

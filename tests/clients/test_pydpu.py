@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.array import CNODE1, HOST_NQN, Array
 from tests.support.bridge import Bridge, bridge
+from tests.support.patience import PATIENCE_S
 from tests.support.target import Target
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("pydpu") is None, reason="pydpu is not installed")
@@ -49,13 +50,15 @@ def daemon(paced: Target, folder: Path) -> Iterator[Bridge]:
 def dpu(daemon: Bridge, *arguments: str) -> str:
     """What the command prints."""
     command = [sys.executable, "-m", "pydpu", "--address", daemon.address, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
 
 
 def python(daemon: Bridge, program: str) -> list[tuple[str, str, dict[str, Any]]]:
     """What a program with the client's classes did: verb, name and answer of each call."""
     text = f"{_PRELUDE}{program}\nprint(json.dumps(done))"
-    ran = subprocess.run([sys.executable, "-c", text, daemon.address], capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(
+        [sys.executable, "-c", text, daemon.address], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert ran.returncode == 0, ran.stderr
     return [(verb, name, answer) for verb, name, answer in json.loads(ran.stdout)]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridge import Bridge
+from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 from tests.support.program import keep
 from tests.support.target import Target
@@ -31,7 +32,7 @@ def _walk(script: str, opi: Bridge, tools: Path) -> str:
         "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     walked = subprocess.run(
-        ["bash", "-euxc", script], capture_output=True, text=True, env=environment, timeout=120, check=False
+        ["bash", "-euxc", script], capture_output=True, text=True, env=environment, timeout=5 * PATIENCE_S, check=False
     )
     keep(walked.stdout, walked.stderr)
     assert walked.returncode == 0, walked.stderr

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from tests.support.bridge import METHODS, Bridge
 from tests.support.embedded import embedded
+from tests.support.patience import PATIENCE_S
 
 CONTRACT_CHECK = Path(__file__).resolve().parents[3] / "shared" / "contract" / "check.py"
 
@@ -52,7 +53,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
 @pytest.mark.skipif(not CONTRACT_CHECK.exists(), reason=f"{CONTRACT_CHECK} is not here: the contract is not compared")
 def test_the_server_differs_in_nothing_from_the_contract(daemon: Bridge) -> None:
     command = [sys.executable, str(CONTRACT_CHECK), daemon.address]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ran.returncode == 0, ran.stdout
     assert "88 RPCs" in ran.stdout
     assert "0 differences" in ran.stdout
@@ -81,10 +82,10 @@ def test_every_method_is_implemented(daemon: Bridge, method: str) -> None:
     invoke: Any = daemon.channel.unary_unary(path, request_serializer=lambda item: item.SerializeToString())
     top_list = method.startswith("List") and "parent" not in METHODS[method].input_type.fields_by_name
     if top_list or method in _ANSWER_ANYTHING:
-        invoke(Empty(), timeout=10)
+        invoke(Empty(), timeout=PATIENCE_S)
         return
     with pytest.raises(grpc.RpcError) as refused:
-        invoke(Empty(), timeout=10)
+        invoke(Empty(), timeout=PATIENCE_S)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 

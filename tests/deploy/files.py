@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from click import Option
 
-from opi_spdk_bridge import cli
-from opi_spdk_bridge.settings import Settings
+from opi_spdk_bridge.cli import main as cli
+from opi_spdk_bridge.daemon.settings import Settings
+from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -50,7 +51,7 @@ def tool(name: str, why: str) -> str:
     return found
 
 
-def output_of(*command: str, timeout_s: float = 30.0) -> str:
+def output_of(*command: str, timeout_s: float = PATIENCE_S) -> str:
     """What a program prints; fails with it where the program does."""
     ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -15,6 +15,7 @@ import pytest
 
 from tests.deploy.files import DOCKER, ROOT, document, require_accepted, tool
 from tests.http.web import Web, web
+from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 from tests.support.program import started
 from tests.support.target import Target, wait_until
@@ -120,8 +121,8 @@ class TestDockerfile:
 
 
 def healthcheck(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", str(HEALTHCHECK), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20)
+    command = [sys.executable, "-I", str(HEALTHCHECK), f"--timeout-s={PATIENCE_S}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +190,13 @@ class TestTargets:
     ) -> None:
         target = Target(str(tmp_path / "run" / "spdk.sock"))
         done = tmp_path / "run" / "set-up"
-        wait_until(lambda: done.exists() or script.poll() is not None, "the target is set up", seconds=60)
+        wait_until(lambda: done.exists() or script.poll() is not None, "the target is set up")
         assert script.poll() is None, (tmp_path / "target.log").read_text()
         expect_array(target, ports)
         assert [key["name"] for key in target.rpc("keyring_get_keys")] == ["array-psk"]
         assert (tmp_path / "aio").stat().st_size >= 12 * 512
         script.terminate()
-        script.wait(20)
+        script.wait(PATIENCE_S)
         with pytest.raises(OSError, match=r"refused|No such file"):
             target.rpc("spdk_get_version")
 
@@ -206,7 +207,7 @@ class TestTargets:
         flags = [f"--socket={target.socket}", f"--config={configuration}"]
         with started("emulate", *flags, log=tmp_path / "target.log", cwd=ROOT) as process:
             try:
-                wait_until(lambda: listens(target), "the target is up", seconds=30)
+                wait_until(lambda: listens(target), "the target is up")
                 expect_array(target, ports[:1])
             finally:
                 process.kill()

@@ -86,7 +86,7 @@ def _scraped(bridge: Web, near: Emulator, path: dict[str, Any]) -> str:
         text = bridge.http.get("/metrics").text
         return "opi_bridge_path_state{" in text and "opi_bridge_reconciler_sweeps_total 0" not in text
 
-    wait_until(complete, "the target has been read", seconds=30)
+    wait_until(complete, "the target has been read")
     return bridge.http.get("/metrics").text
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.clients.test_readme import WITH_CALL
 from tests.deploy.files import DOCKER, ROOT
+from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 from tests.support.target import wait_until
 
@@ -28,7 +29,7 @@ _LONGEST_BUILD_S = 900
 pytestmark = pytest.mark.skipif(BUILDAH is None, reason="buildah is not installed: the image is not built")
 
 
-def buildah(*arguments: str, timeout_s: float = 120) -> str:
+def buildah(*arguments: str, timeout_s: float = PATIENCE_S) -> str:
     """Runs buildah without privileges of a daemon; returns what it prints."""
     assert BUILDAH is not None
     environment = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot", **os.environ}
@@ -110,13 +111,14 @@ def address(container: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with log.open("wb") as output:
         serving = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
     try:
-        wait_until(lambda: "serves gRPC" in log.read_text() or serving.poll() is not None, "it serves", 60)
+        wait_until(lambda: "serves gRPC" in log.read_text() or serving.poll() is not None, "it serves")
         assert serving.poll() is None, log.read_text()
-        buildah("run", container, "--", "python", _HEALTH, "/readyz", f"--at=127.0.0.1:{http}")
+        ready = ["run", container, "--", "python", _HEALTH, "/readyz", f"--at=127.0.0.1:{http}"]
+        wait_until(lambda: not subprocess.run([BUILDAH, *ready], env=environment).returncode, "it is ready")
         yield f"127.0.0.1:{grpc}"
     finally:
         os.killpg(serving.pid, signal.SIGTERM)
-        serving.wait(30)
+        serving.wait(PATIENCE_S)
 
 
 def test_the_walk_of_the_readme_in_the_image(container: str, address: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from opi_spdk_bridge.pb.storage import backend_null_pb2 as null
 from tests.deploy.files import DOCKER, KUBERNETES
 from tests.support.certificates import Authority
+from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 from tests.support.program import program, started
 from tests.support.target import Emulator, wait_until
@@ -49,7 +50,7 @@ class Pod:
                 request_serializer=null.CreateNullVolumeRequest.SerializeToString,
                 response_deserializer=null.NullVolume.FromString,
             )
-            answer: null.NullVolume = call(request, timeout=20)
+            answer: null.NullVolume = call(request, timeout=PATIENCE_S)
             return answer
 
 
@@ -79,9 +80,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     flags = [f"--config={folder}/etc/bridge.toml", f"--state=sqlite:{folder}/state/state.sqlite"]
     process = started("serve", *flags, log=log)
     try:
-        wait_until(
-            lambda: "serves gRPC on" in log.read_text() or process.poll() is not None, "the pod serves", seconds=30
-        )
+        wait_until(lambda: "serves gRPC on" in log.read_text() or process.poll() is not None, "the pod serves")
         assert process.poll() is None, log.read_text()
         yield Pod(folder, ports[0], ports[1], authority)
     finally:
@@ -94,7 +93,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
 def test_the_probes_get_their_answers(pod: Pod, path: str) -> None:
     environment = {"OPI_BRIDGE_HEALTH_AT": f"unix:{pod.folder}/run/http.sock"}
     command = [sys.executable, "-I", str(DOCKER / "healthcheck.py"), path]
-    wait_until(lambda: subprocess.run(command, env=environment).returncode == 0, f"{path} is well", seconds=20)
+    wait_until(lambda: subprocess.run(command, env=environment).returncode == 0, f"{path} is well")
 
 
 def test_the_csi_node_plug_in_may_make_volumes(pod: Pod) -> None:
@@ -114,10 +113,11 @@ def test_prometheus_scrapes_with_its_certificate_and_nobody_without(pod: Pod) ->
     context.check_hostname = False
     url = f"https://127.0.0.1:{pod.http_port}/metrics"
     with pytest.raises(httpx.HTTPError):
-        httpx.get(url, verify=context)
+        httpx.get(url, verify=context, timeout=PATIENCE_S)
     own = pod.authority.issue("prometheus")
     context.load_cert_chain(own.certificate, own.key)
-    assert re.search(r"^opi_bridge_spdk_connected 1", httpx.get(url, verify=context).text, re.MULTILINE)
+    scraped = httpx.get(url, verify=context, timeout=PATIENCE_S).text
+    assert re.search(r"^opi_bridge_spdk_connected 1", scraped, re.MULTILINE)
 
 
 def test_whoever_is_in_the_pod_sees_everything(pod: Pod) -> None:

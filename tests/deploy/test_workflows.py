@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opi_spdk_bridge import resources
+from opi_spdk_bridge.daemon import resources
 from tests.deploy.files import DOCKER, ROOT, WORKFLOWS, document
 
 FILES = sorted(WORKFLOWS.glob("*.yaml"))

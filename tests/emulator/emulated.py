@@ -15,10 +15,9 @@ from typing import Any
 
 from opi_spdk_bridge.emulator.options import EmulatorOptions
 from opi_spdk_bridge.emulator.server import serve
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import free_ports
 from tests.support.program import fresh_log
-
-START_TIMEOUT_S = 20
-ANSWER_TIMEOUT_S = 20
 
 Call = tuple[str, dict[str, Any] | None]
 
@@ -37,7 +36,7 @@ class Client:
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(ANSWER_TIMEOUT_S)
+        self._socket.settimeout(PATIENCE_S)
         try:
             self._socket.connect(address)
         except OSError:
@@ -114,7 +113,7 @@ class EmulatedTarget:
     def terminate(self) -> int | None:
         """Ends it as a user would; its exit status."""
         self.process.terminate()
-        self.process.join(10)
+        self.process.join(PATIENCE_S)
         return self.process.exitcode
 
 
@@ -154,7 +153,7 @@ def run_target(folder: Path, name: str = "target", **options: Any) -> Iterator[E
 
 
 def _wait_until_up(process: multiprocessing.process.BaseProcess, address: str) -> Client:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         with contextlib.suppress(OSError):
             return Client(address)
@@ -165,11 +164,10 @@ def _wait_until_up(process: multiprocessing.process.BaseProcess, address: str) -
 
 def free_port() -> str:
     """A TCP port of 127.0.0.1 that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
+    return str(free_ports(1)[0])
 
 
-def wait_for(condition: Any, timeout_s: float = 5) -> None:
+def wait_for(condition: Any, timeout_s: float = PATIENCE_S) -> None:
     """Waits until `condition()` is true."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -2,12 +2,13 @@
 
 import base64
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from tests.emulator.emulated import Client
+from tests.emulator.emulated import Client, EmulatedTarget
 
 NQN = "nqn.2016-06.io.spdk:a"
 UUID = "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb"
@@ -50,6 +51,34 @@ def test_bdev_get_bdevs_can_wait_for_a_bdev(client: Client) -> None:
     answer, _ = client.together(waiting, ("bdev_null_create", {"name": "late", "block_size": 512, "num_blocks": 8}))
     assert answer["result"][0]["name"] == "late"
     assert client.error("bdev_get_bdevs", name="never", timeout=50) == (-110, "Connection timed out")
+
+
+def test_a_target_that_builds_a_vbdev_with_a_destroyed_key_dies(target: EmulatedTarget) -> None:
+    client = target.client
+    create_malloc(client)
+    create_crypto(client)
+    client.call("bdev_malloc_delete", name="m0")
+    assert client.error("bdev_crypto_delete", name="e0") == (-19, "No such device")
+    client.call("accel_crypto_key_destroy", key_name="key")
+    with pytest.raises(ConnectionResetError):
+        create_malloc(client)
+    target.process.join(5)
+    assert target.process.exitcode == -signal.SIGSEGV
+
+
+def test_a_name_that_the_target_keeps_for_a_vbdev_is_told_apart_from_one_that_is_taken(client: Client) -> None:
+    create_malloc(client)
+    create_crypto(client)
+    client.call("bdev_malloc_delete", name="m0")
+    probe = {"name": "e0", "base_bdev_name": "e0", "key_name": "key"}
+    create_malloc(client, "e0")
+    assert client.error("bdev_crypto_create", **probe) == (-17, "File exists")
+    client.call("bdev_malloc_delete", name="e0")
+    create_malloc(client)
+    client.call("bdev_crypto_delete", name="e0")
+    create_malloc(client, "e0")
+    assert client.error("bdev_crypto_create", **probe) == (-22, "Invalid argument")
+    assert bdev_names(client) == ["m0", "e0"]
 
 
 @pytest.mark.parametrize("method", ["bdev_null_delete", "bdev_aio_delete", "bdev_crypto_delete"])

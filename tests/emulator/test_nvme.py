@@ -2,6 +2,7 @@
 
 import base64
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.emulator.conftest import StartTarget
 from tests.emulator.emulated import Client, EmulatedTarget, free_port, wait_for
+from tests.support.patience import PATIENCE_S
 
 NQN = "nqn.2016-06.io.spdk:a"
 HOST = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c"
@@ -187,11 +189,19 @@ def test_a_dead_target_fails_the_controller_and_a_reset_finds_it_again(pair: Pai
     assert (pair.states(), pair.bdevs()) == (["enabled"], [])
 
 
-def test_a_lost_controller_is_given_up_after_its_timeout(pair: Pair) -> None:
-    pair.attach(ctrlr_loss_timeout_sec=1, reconnect_delay_sec=1)
+def test_a_lost_controller_waits_before_it_connects_again(pair: Pair) -> None:
+    pair.attach(ctrlr_loss_timeout_sec=3600, reconnect_delay_sec=3600)
     pair.far.call("nvmf_delete_subsystem", nqn=NQN)
     wait_for(lambda: pair.states() == ["reconnect_is_delayed"])
+    assert pair.bdevs() == ["r0n1"]
+
+
+def test_a_lost_controller_is_given_up_after_its_timeout(pair: Pair) -> None:
+    pair.attach(ctrlr_loss_timeout_sec=1, reconnect_delay_sec=1)
+    started = time.monotonic()
+    pair.far.call("nvmf_delete_subsystem", nqn=NQN)
     wait_for(lambda: pair.near.call("bdev_nvme_get_controllers") == [])
+    assert time.monotonic() - started > 0.99
     assert pair.bdevs() == []
 
 
@@ -314,7 +324,7 @@ def test_two_detachments_in_one_write(pair: Pair) -> None:
 
 def test_other_clients_of_a_listener_are_sent_away(pair: Pair) -> None:
     for content in (b"\x00" * 128, b'{"hostnqn": 1}\n', b"[]\n"):
-        with socket.create_connection(("127.0.0.1", int(pair.ports[0])), 5) as stranger:
+        with socket.create_connection(("127.0.0.1", int(pair.ports[0])), PATIENCE_S) as stranger:
             stranger.sendall(content)
             stranger.shutdown(socket.SHUT_WR)
             while stranger.recv(4096):

@@ -15,6 +15,7 @@ from spdk.rpc.client import JSONRPCClient
 
 from tests.emulator.conftest import StartTarget
 from tests.emulator.emulated import CallFailedError, Client, EmulatedTarget, free_port, wait_for
+from tests.support.patience import PATIENCE_S
 from tests.support.program import program, started
 
 NQN = "nqn.2016-06.io.spdk:a"
@@ -123,7 +124,7 @@ def test_a_configuration_that_fails_after_waiting_ends_the_target(
     target = start_target("bad", config=failing_config, wait_for_rpc=True)
     with pytest.raises((ConnectionResetError, CallFailedError)):
         target.client.call("framework_start_init")
-    target.process.join(5)
+    target.process.join(PATIENCE_S)
     assert target.process.exitcode == 1
 
 
@@ -178,11 +179,11 @@ def test_the_command_runs_a_target_on_tcp_too(folder: Path, tmp_path: Path) -> N
     port = free_port()
     flags = ["--socket", f"127.0.0.1:{port}", "--vhost-dir", str(folder)]
     with started("emulate", *flags, log=tmp_path / "target.log") as process:
-        wait_for(lambda: is_open(port), 10)
+        wait_for(lambda: is_open(port))
         with JSONRPCClient("127.0.0.1", int(port)) as client:
             assert client.call("spdk_get_version")["version"] == "SPDK v26.09-pre"
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def is_open(port: str) -> bool:

@@ -1,10 +1,13 @@
 """vhost controllers: their sockets, their bdevs."""
 
+import contextlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.emulator.emulated import Client, EmulatedTarget
+from tests.emulator.emulated import Client, EmulatedTarget, wait_for
 
 
 @pytest.fixture
@@ -21,6 +24,33 @@ def test_sockets_come_and_go(target: EmulatedTarget, client: Client) -> None:
     client.call("vhost_delete_controller", ctrlr="b")
     client.call("vhost_delete_controller", ctrlr="s")
     assert list(target.vhost_dir.iterdir()) == []
+
+
+def test_a_deletion_waits_for_the_guest_to_hang_up(target: EmulatedTarget, client: Client) -> None:
+    client.call("vhost_create_blk_controller", ctrlr="b", dev_name="m0")
+    with (
+        socket.socket(socket.AF_UNIX) as guest,
+        contextlib.closing(target.connect()) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        guest.connect(str(target.vhost_dir / "b"))
+        wait_for(lambda: client.call("vhost_get_controllers", name="b")[0]["sessions"])
+        deleting = pool.submit(other.call, "vhost_delete_controller", ctrlr="b")
+        assert client.call("vhost_get_controllers", name="b")[0]["sessions"][0]["started"] is False
+        assert not deleting.done()
+        guest.close()
+        assert deleting.result(10) is True
+    assert client.call("vhost_get_controllers") == []
+
+
+def test_a_path_that_is_too_long_is_cut_off(target: EmulatedTarget, client: Client) -> None:
+    name = "s" * 120
+    client.call("vhost_create_scsi_controller", ctrlr=name)
+    (only,) = target.vhost_dir.iterdir()
+    assert len(str(only)) == 107
+    assert client.call("vhost_get_controllers", name=name)[0]["socket"] == str(target.vhost_dir / name)
+    client.call("vhost_delete_controller", ctrlr=name)
+    assert only.is_socket(), "a target leaves it"
 
 
 def test_a_delayed_controller_has_no_socket_yet(target: EmulatedTarget, client: Client) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import PATIENCE_S
+
 EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 # The browser reads commands from descriptor 3 and writes answers and events to 4.
@@ -64,7 +66,7 @@ class Browser:
         self.send("Input.dispatchKeyEvent", type="keyDown", windowsVirtualKeyCode=virtual, **code, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", windowsVirtualKeyCode=virtual, **code)
 
-    def wait_for(self, expression: str, seconds: float = 20.0) -> Any:
+    def wait_for(self, expression: str, seconds: float = PATIENCE_S) -> Any:
         """The first value of an expression that is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -96,7 +98,7 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
-            ready, _, _ = select.select([self._answers], [], [], 30)
+            ready, _, _ = select.select([self._answers], [], [], PATIENCE_S)
             received = os.read(self._answers, 1 << 20) if ready else b""
             assert received, "the browser does not answer"
             self._unread += received
@@ -132,6 +134,6 @@ def browser(folder: Path) -> Iterator[Browser]:
         yield Browser(commands, answers)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
         os.close(commands)
         os.close(answers)

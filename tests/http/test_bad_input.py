@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import re
-import time
+import socket
+import zlib
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.http.web import Web, problem_of
+from tests.http.web import Web, problem_of, web
+from tests.support.patience import HOUR_S, PATIENCE_S
+from tests.support.target import Emulator
 
 _VOLUME = {"block_size": 512, "blocks_count": 8}
 
@@ -60,7 +65,7 @@ def test_a_wrong_method_is_told_the_right_ones(served: Web) -> None:
 
 def test_a_large_body_is_refused_before_it_is_sent(served: Web) -> None:
     headers = {"content-length": str(5 * 1024 * 1024)}
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=PATIENCE_S) as client:
         answer = client.post("/v1/nullVolumes", content=b" " * (5 * 1024 * 1024), headers=headers)
     assert problem_of(answer) == (413, 3, "body")
 
@@ -70,7 +75,7 @@ def test_a_large_body_is_refused_when_its_length_is_not_told(served: Web) -> Non
         for _ in range(80):
             yield b" " * 65536
 
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=PATIENCE_S) as client:
         answer = client.post("/v1/nullVolumes", content=chunks())
     assert problem_of(answer) == (413, 3, "body")
 
@@ -81,6 +86,52 @@ def test_a_body_is_json_whatever_its_type(served: Web, content_type: str) -> Non
     answer = served.http.post("/v1/nullVolumes?null_volume_id=typed", content=content, headers=headers)
     assert answer.json()["blocksCount"] == "8"
     served.http.delete("/v1/nullVolumes/typed")
+
+
+_NULL_VOLUME = b'{"block_size": 512, "blocks_count": 8}'
+_GZIPPED = gzip.compress(_NULL_VOLUME, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", _GZIPPED),
+        ("GZip", _GZIPPED),
+        ("deflate", zlib.compress(_NULL_VOLUME)),
+        ("br", b"\x0b\x12\x80"),
+        ("zstd", b"\x28\xb5\x2f\xfd"),
+        ("no-such-coding", _NULL_VOLUME),
+        ("gzip", _NULL_VOLUME),
+        ("identity, gzip", _GZIPPED),
+        ("gzip", b""),
+        ("x" * 4000, _NULL_VOLUME),
+    ],
+)
+def test_an_encoded_body_is_a_415(served: Web, coding: str, body: bytes) -> None:
+    headers = {"content-encoding": coding}
+    requests = [
+        ("POST", "/v1/nullVolumes?null_volume_id=encoded"),
+        ("PATCH", "/v1/nullVolumes/encoded"),
+        ("POST", "/v1/nvmeRemoteControllers/encoded:reset"),
+    ]
+    for http_method, url in requests:
+        answer = served.http.request(http_method, url, content=body, headers=headers)
+        assert problem_of(answer) == (415, 3, "body")
+        assert answer.headers["accept-encoding"] == "identity"
+        assert len(answer.json()["message"]) < 200
+    assert served.http.get("/v1/nullVolumes/encoded").status_code == 404
+
+
+def test_encoded_bodies_in_several_headers_are_a_415(served: Web) -> None:
+    twice = [("content-encoding", "identity"), ("content-encoding", "br")]
+    assert problem_of(served.http.post("/v1/nullVolumes", content=_NULL_VOLUME, headers=twice)) == (415, 3, "body")
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity"])
+def test_a_body_that_is_as_it_is_may_say_so(served: Web, coding: str) -> None:
+    url, headers = "/v1/nullVolumes?null_volume_id=plain", {"content-encoding": coding}
+    assert served.http.post(url, content=_NULL_VOLUME, headers=headers).status_code == 200
+    served.http.delete("/v1/nullVolumes/plain")
 
 
 def test_a_request_id_is_echoed_or_made(served: Web) -> None:
@@ -139,10 +190,10 @@ def test_names_are_canonical_where_grpc_has_legacy_ones(own_http: Web) -> None:
     assert own_http.http.get("/v1/nullVolumes").json()["nullVolumes"][0]["name"] == "nullVolumes/disk"
 
 
-def test_the_daemon_ends_in_good_order_and_says_nothing_of_its_http_server(own_http: Web) -> None:
-    own_http.http.get("/v1/nullVolumes")
-    started = time.monotonic()
-    assert own_http.stop() == 0
-    assert time.monotonic() - started < 5
-    assert "uvicorn" not in own_http.log
-    assert "Traceback" not in own_http.log
+def test_the_daemon_ends_in_good_order_and_says_nothing_of_its_http_server(spdk: Emulator, tmp_path: Path) -> None:
+    with web(tmp_path, spdk=spdk.socket, state="memory:", drain_s=HOUR_S) as daemon:
+        daemon.http.get("/v1/nullVolumes")
+        with socket.create_connection(daemon.place, PATIENCE_S):
+            assert daemon.stop() == 0, "it waits for requests at work, not for connections without one"
+        assert "uvicorn" not in daemon.log
+        assert "Traceback" not in daemon.log

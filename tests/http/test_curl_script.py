@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.http.web import Web
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
@@ -25,7 +27,7 @@ class Curl:
     def __call__(self, http_method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = ["-d", json.dumps(body)] if body is not None else []
         command = ["curl", "-s", "-S", "-X", http_method, "--fail-with-body", f"{self._url}/v1/{path}", *data]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert done.returncode == 0, done.stderr + done.stdout
         return json.loads(done.stdout)
 
@@ -65,7 +67,7 @@ def test_the_front_end(curl: Curl) -> None:
     subsystem = "nvmeSubsystems/subsys0"
     namespace, controller = f"{subsystem}/nvmeNamespaces/namespace0", f"{subsystem}/nvmeControllers/ctrl0"
     in_ten = {"spec": {"volume_name_ref": "mallocvolume0", "host_nsid": 10}}
-    fabrics = {"traddr": "127.0.0.1", "trsvcid": "4421", "adrfam": "NVME_ADDRESS_FAMILY_IPV4"}
+    fabrics = {"traddr": "127.0.0.1", "trsvcid": str(free_ports(1)[0]), "adrfam": "NVME_ADDRESS_FAMILY_IPV4"}
     tcp = {"spec": {"trtype": "NVME_TRANSPORT_TYPE_TCP", "fabrics_id": fabrics}}
 
     volume = {"block_size": 512, "blocks_count": 32}  # which the script makes over gRPC

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opi_spdk_bridge.api.health import Check, report
 from tests.http.web import Web
 from tests.support.bridge import METHODS
+from tests.support.patience import HOUR_S, PATIENCE_S
 from tests.support.target import Emulator, wait_until
 
 
@@ -48,10 +49,10 @@ def test_over_grpc_every_service_follows_the_target(own_http: Web, spdk: Emulato
     serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
     def states() -> set[int]:
-        return {stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5).status for name in services}
+        return {stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_S).status for name in services}
 
     wait_until(lambda: states() == {serving}, "all serve")
-    watched = stub.Watch(health_pb2.HealthCheckRequest(service=services[1]), timeout=30)
+    watched = stub.Watch(health_pb2.HealthCheckRequest(service=services[1]), timeout=HOUR_S)
     assert next(watched).status == serving
     spdk.kill()
     assert next(watched).status == not_serving, "who watches is told"
@@ -61,7 +62,7 @@ def test_over_grpc_every_service_follows_the_target(own_http: Web, spdk: Emulato
     wait_until(lambda: states() == {serving}, "all serve again")
     watched.cancel()
     with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
-        stub.Check(health_pb2.HealthCheckRequest(service="opi_api.storage.v1.NoService"), timeout=5)
+        stub.Check(health_pb2.HealthCheckRequest(service="opi_api.storage.v1.NoService"), timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("holds", [True, False])

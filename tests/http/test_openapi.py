@@ -18,6 +18,7 @@ from opi_spdk_bridge.api.routes import Routes
 from tests.http.contract import METHODS
 from tests.http.web import Web
 from tests.http.world import create
+from tests.support.patience import PATIENCE_S
 
 DESCRIPTION = describe(Routes(METHODS))
 
@@ -101,12 +102,13 @@ def test_fuzzing_finds_nothing_that_is_not_described(
     command = [
         str(Path(sys.executable).with_name("schemathesis")), *(["--config-file", str(config)] if known else []),
         "run", f"{own_http.url}/openapi.json", *(["--exclude-method", "DELETE"] if known else []),
-        "--checks", checks, "--phases", "fuzzing", "--max-examples", "4", "--seed", "1",
-        "--no-color", "--generation-database", "none", "--max-time", "8",
+        "--checks", checks, "--phases", "fuzzing", "--max-examples", "3", "--seed", "1",
+        "--no-color", "--generation-database", "none",
+        "--suppress-health-check", "all", "--request-timeout", str(PATIENCE_S),
     ]  # fmt: skip
     environment = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(r"[1-9]\d* generated", done.stdout), done.stdout[-2000:]

@@ -13,6 +13,7 @@ import pytest
 from tests.http.browser import EXECUTABLE, Browser, browser
 from tests.http.web import Web
 from tests.http.world import Made
+from tests.support.patience import PATIENCE_S
 from tests.support.target import Emulator
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs chromium")
@@ -126,7 +127,7 @@ def test_throughput_is_shown_for_each_volume(
     page.evaluate("document.querySelector('[role=treeitem]').focus()")
     _open_below(page, "mallocVolumes", "mallocVolumes/same-malloc")
     _open_below(page, "nvmeSubsystems/same", "nvmeSubsystems/same/nvmeNamespaces/ns")
-    end = time.monotonic() + 12
+    end = time.monotonic() + PATIENCE_S
     rate = f"/[1-9][^ ]* [KMG]iB\\/s · [1-9]/.test({_text('nvmeSubsystems/same/nvmeNamespaces/ns')})"
     while not page.evaluate(rate):
         near.rpc("emulator_run_io", name="same-crypto", reads=4000, writes=2000, blocks=8)

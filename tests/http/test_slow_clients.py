@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import h11
 import pytest
 from google.protobuf.message import Message
 
@@ -19,16 +21,20 @@ from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.listeners import Listener
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import ListNullVolumesResponse, NullVolume
 from tests.http.contract import METHODS
-from tests.http.server import client, serving
+from tests.http.server import client, connections, seen, serving
+from tests.support.clock import Clock
+from tests.support.patience import HOUR_S, PATIENCE_S, until
+from tests.unit.fakes import spin
 
 _HEAD = b"POST /v1/nullVolumes HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n"
 _GET = b"GET /v1/nullVolumes HTTP/1.1\r\nhost: x\r\n\r\n"
+_NONE = {"nullVolumes": [], "nextPageToken": ""}
 
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow is what takes longer than this."""
-    monkeypatch.setattr(connection, "SLOWEST_S", 0.3)
+    monkeypatch.setattr(connection, "SLOWEST_S", HOUR_S)
 
 
 def _parse(answer: bytes) -> tuple[int, dict[str, Any]]:
@@ -37,64 +43,80 @@ def _parse(answer: bytes) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("sent", [b"GET /v1/null", b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow:"])
-async def test_a_head_that_does_not_end_is_a_408(sent: bytes) -> None:
-    async with serving() as (_, host, port), client(host, port) as (reader, writer):
+async def test_a_head_that_does_not_end_is_a_408(sent: bytes, clock: Clock) -> None:
+    async with serving() as (server, host, port), client(host, port) as (reader, writer):
         writer.write(sent)
-        code, status = _parse(await asyncio.wait_for(reader.read(), 5))
+        await _begun(server)
+        clock.advance(HOUR_S)
+        code, status = _parse(await asyncio.wait_for(reader.read(), PATIENCE_S))
         assert (code, status["code"]) == (408, 4)
 
 
-async def test_a_head_that_drips_is_a_408() -> None:
-    async with serving() as (_, host, port), client(host, port) as (reader, writer):
-        answer = asyncio.create_task(reader.read())
-        while not answer.done():
+async def test_a_head_that_drips_is_a_408(clock: Clock) -> None:
+    async with serving() as (server, host, port), client(host, port) as (reader, writer):
+        for sixth in range(1, 6):
             writer.write(b"a")
-            await asyncio.sleep(0.05)
-        assert _parse(answer.result())[0] == 408
+            await _begun(server, sixth)
+            clock.advance(HOUR_S / 6)
+        writer.write(b"a")
+        await _begun(server, 6)
+        clock.advance(HOUR_S / 6)
+        assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S))[0] == 408
 
 
-async def test_a_client_that_says_nothing_is_hung_up_on() -> None:
-    async with serving() as (_, host, port), client(host, port) as (reader, _writer):
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+async def test_a_client_that_says_nothing_is_hung_up_on(clock: Clock) -> None:
+    async with serving() as (server, host, port), client(host, port) as (reader, _writer):
+        await seen(server, h11.IDLE)
+        clock.advance(HOUR_S)
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
 
 
-async def test_a_second_request_may_be_slow_no_more_than_the_first() -> None:
-    async with serving(ListNullVolumes=_no_volumes) as (_, host, port), client(host, port) as (reader, writer):
+async def test_a_second_request_may_be_slow_no_more_than_the_first(clock: Clock) -> None:
+    async with serving(ListNullVolumes=_no_volumes) as (server, host, port), client(host, port) as (reader, writer):
         writer.write(_GET)
-        await reader.readuntil(b"{}")
+        await reader.readuntil(json.dumps(_NONE, separators=(",", ":")).encode())
         writer.write(_GET[:10])
-        assert _parse(await asyncio.wait_for(reader.read(), 5))[0] == 408
+        await _begun(server)
+        clock.advance(HOUR_S)
+        assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S))[0] == 408
 
 
-async def test_a_body_that_does_not_come_is_a_408() -> None:
-    async with serving() as (_, host, port), client(host, port) as (reader, writer):
+async def test_a_body_that_does_not_come_is_a_408(clock: Clock) -> None:
+    async with serving() as (server, host, port), client(host, port) as (reader, writer):
         writer.write(_HEAD + b'{"block')
-        code, status = _parse(await asyncio.wait_for(reader.read(), 5))
+        await seen(server, h11.SEND_BODY)
+        await spin()  # up to where the body is waited for
+        clock.advance(HOUR_S)
+        code, status = _parse(await asyncio.wait_for(reader.read(), PATIENCE_S))
         assert (code, status["code"]) == (408, 4)
 
 
-async def test_requests_at_work_are_not_hurried() -> None:
-    async def slow(_request: Any) -> Message:
-        await asyncio.sleep(0.8)
-        return ListNullVolumesResponse()
-
+async def test_requests_at_work_are_not_hurried(clock: Clock) -> None:
+    begun, finish = asyncio.Event(), asyncio.Event()
+    slow = _slow(begun, finish)
     async with serving(ListNullVolumes=slow) as (_, host, port), client(host, port) as (reader, writer):
         writer.write(_GET.replace(b"host", b"connection: close\r\nhost"))
-        assert _parse(await asyncio.wait_for(reader.read(), 5)) == (200, {})
+        await begun.wait()
+        clock.advance(2 * HOUR_S)
+        await spin()
+        finish.set()
+        assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (200, _NONE)
 
 
-async def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
+async def test_a_client_that_takes_nothing_is_hung_up_on(clock: Clock) -> None:
     async def much(_request: Any) -> Message:
         return ListNullVolumesResponse(null_volumes=[NullVolume(uuid="x" * 1000)] * 20_000)
 
-    async with serving(ListNullVolumes=much) as (_, host, port), client(host, port) as (reader, writer):
+    async with serving(ListNullVolumes=much) as (server, host, port), client(host, port) as (reader, writer):
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(_GET)
-        await asyncio.sleep(1.5)
+        await until(lambda: any(each._taking_limit for each in connections(server)))
+        clock.advance(HOUR_S)
+        await until(lambda: not connections(server))
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         taken = b""
         with contextlib.suppress(ConnectionError):
-            taken = await asyncio.wait_for(reader.read(), 5)
+            taken = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert len(taken) < 20_000_000, "the whole answer was sent"
 
 
@@ -102,17 +124,17 @@ async def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
 async def test_what_is_no_http_is_a_400(sent: bytes) -> None:
     async with serving() as (_, host, port), client(host, port) as (reader, writer):
         writer.write(sent)
-        code, status = _parse(await asyncio.wait_for(reader.read(), 5))
+        code, status = _parse(await asyncio.wait_for(reader.read(), PATIENCE_S))
         assert (code, status["code"]) == (400, 3)
 
 
 async def test_a_body_that_breaks_off_in_bad_chunks_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(ListNullVolumes=_no_volumes) as (_, host, port):
+    async with serving(ListNullVolumes=_no_volumes) as (server, host, port):
         async with client(host, port) as (reader, writer):
             writer.write(b"POST /v1/nullVolumes HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
-            await asyncio.sleep(0.05)
+            await seen(server, h11.SEND_BODY)
             writer.write(b"no number\r\n")
-            assert _parse(await asyncio.wait_for(reader.read(), 5))[0] == 400
+            assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S))[0] == 400
         async with client(host, port) as (reader, writer):
             writer.write(_GET)
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
@@ -120,34 +142,36 @@ async def test_a_body_that_breaks_off_in_bad_chunks_harms_nobody_else(caplog: py
 
 
 async def test_a_client_that_goes_away_in_its_body_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving() as (_, host, port):
+    async with serving() as (server, host, port):
         async with client(host, port) as (_, writer):
             writer.write(_HEAD)
-            await writer.drain()
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(0.1)
+            await seen(server, h11.SEND_BODY)
+        await until(lambda: not connections(server))
+        await spin()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_stop_waits_for_requests_at_work() -> None:
     begun, finish = asyncio.Event(), asyncio.Event()
-
-    async def slow(_request: Any) -> Message:
-        begun.set()
-        await finish.wait()
-        return ListNullVolumesResponse()
-
+    slow = _slow(begun, finish)
     async with serving(ListNullVolumes=slow) as (server, host, port), client(host, port) as (reader, writer):
         writer.write(_GET)
         await begun.wait()
-        stopping = asyncio.create_task(server.stop(5))
-        await asyncio.sleep(0.2)
+        stopping = asyncio.create_task(server.stop(HOUR_S))
+        await until(lambda: _is_refused(host, port))
         assert not stopping.done()
-        with pytest.raises(OSError, match=r"."):
-            await asyncio.open_connection(host, port)
         finish.set()
-        assert _parse(await asyncio.wait_for(reader.read(), 5)) == (200, {})
+        assert _parse(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (200, _NONE)
         await stopping
+
+
+async def _is_refused(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except ConnectionError:
+        return True
+    writer.close()
+    return False
 
 
 async def test_an_address_that_is_taken_is_said_so() -> None:
@@ -162,6 +186,22 @@ async def test_an_address_that_is_none_is_said_so(address: str) -> None:
     server = HttpServer(METHODS, Requests(Limits()), [Listener(address)], [])
     with pytest.raises(errors.Unavailable, match="cannot listen on"):
         await server.start()
+
+
+def _slow(begun: asyncio.Event, finish: asyncio.Event) -> Callable[[Any], Awaitable[Message]]:
+    """Carries out a request that tells when it has begun, and ends when it may."""
+
+    async def slow(_request: Any) -> Message:
+        begun.set()
+        await finish.wait()
+        return ListNullVolumesResponse()
+
+    return slow
+
+
+async def _begun(server: HttpServer, length: int = 1) -> None:
+    """Waits until the server has read so much of a head that has not ended."""
+    await until(lambda: any(each._begun and len(each.conn.trailing_data[0]) >= length for each in connections(server)))
 
 
 async def _no_volumes(_request: Any) -> Message:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.support.bridge import Bridge
+from tests.support.patience import PATIENCE_S
 
 
 class Web(Bridge):
@@ -18,11 +19,13 @@ class Web(Bridge):
 
     def __init__(self, folder: Path, **flags: Any) -> None:
         super().__init__(folder, http="127.0.0.1:0", **flags)
-        self.http = httpx.Client()
+        self.http = httpx.Client(timeout=PATIENCE_S)
 
     def start(self) -> None:
         """Starts it and waits until it serves."""
         super().start()
+        if self.http.is_closed:
+            self.http = httpx.Client(timeout=PATIENCE_S)
         self.http.base_url = httpx.URL(self.url)
 
     @property

@@ -19,7 +19,7 @@ def test_nothing_gets_lost_when_bridge_and_target_die_under_load(
     """`python -m tests.chaos --seconds 10 --seed S` repeats a run as far as the machine's timing lets it."""
     if real_target("SPDK"):
         pytest.skip("needs a target that can be killed and disturbed: an emulated one")
-    report = run(SECONDS, secrets.token_hex(4), tmp_path, calm_s=2.0, pause_s=0.5)
+    report = run(SECONDS, secrets.token_hex(4), tmp_path, calm_s=2.0, pause_s=0.5, least=51)
     with capsys.disabled():
         print(f"\nchaos with seed {report.seed}: {report.operations} operations, {report.bridge_kills} kills of the"
               f" bridge, {report.target_kills} of the target, {len(report.recoveries_s)} recoveries")  # fmt: skip

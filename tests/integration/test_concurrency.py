@@ -16,6 +16,7 @@ import pytest
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import World, pci
 from tests.support.bridge import CallError, Client
+from tests.support.patience import PATIENCE_S
 from tests.support.target import Target
 
 CLIENTS = 64
@@ -60,7 +61,7 @@ def _at_once(address: str, work: Callable[[int, Client], Any]) -> list[Any]:
     def run(number: int) -> Any:
         client = Client(address)
         try:
-            gate.wait(20)
+            gate.wait(PATIENCE_S)
             return work(number, client)
         finally:
             client.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from opi_spdk_bridge import offline
+from opi_spdk_bridge.cli import offline
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import HOST_NQN, NQN, PSK, World, fabrics, gets_in, psk
 from tests.support.target import DISCOVERY_NQN, Emulator, Target, wait_until

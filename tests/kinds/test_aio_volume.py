@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import World, failing
 
 VOL = "aioVolumes/vol"
@@ -52,6 +53,24 @@ def test_a_block_size_that_is_left_open_is_found(world: World) -> None:
     made = volume(world)
     assert (made["block_size"], made["blocks_count"]) == ("512", "2048")
     assert on_target(world)[:2] == (512, 2048)
+
+
+@pytest.mark.parametrize("mask", [(), ("*",), ("filename", "block_size", "blocks_count", "uuid")])
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "after a restart"])
+def test_sizes_that_get_gave_stay_open_when_they_come_back(
+    frail: World, mask: tuple[str, ...], restarted: bool
+) -> None:
+    asked = {"filename": frail.file("file", 2048)}
+    frail.make("AioVolume", "vol", asked)
+    got = frail.get("AioVolume", VOL)
+    if restarted:
+        assert isinstance(frail.opi, KeptBridge)
+        frail.opi.restart()
+    frail.update("AioVolume", got, *mask)
+    assert frail.get("AioVolume", VOL) == got
+    assert frail.make("AioVolume", "vol", asked) == got, "an equal request"
+    smaller = frail.update("AioVolume", {"name": VOL, "filename": frail.file("other", 1024)}, "filename")
+    assert smaller["blocks_count"] == "1024"
 
 
 def test_a_minimum_that_the_file_has_not_is_refused_and_nothing_is_left(world: World) -> None:

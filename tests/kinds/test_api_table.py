@@ -15,6 +15,7 @@ from tests.kinds.cases import CASES, Case, put
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import HOST_NQN, NQN, OTHER_PSK, World, collection, free_ports, pci, psk
 from tests.support.bridge import METHODS, Client
+from tests.support.patience import PATIENCE_S
 from tests.support.target import Target, emulator, real_target, wait_until
 
 SUB = "nvmeSubsystems/sub"
@@ -34,7 +35,7 @@ class _Recording(Client):
         self.asked: defaultdict[str, set[str]] = defaultdict(set)
         self._target = target
 
-    def call(self, method: str, request: dict[str, Any] | None = None, timeout_s: float = 20.0) -> dict[str, Any]:
+    def call(self, method: str, request: dict[str, Any] | None = None, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         self._target.rpc("emulator_call_counts", reset=True)
         answer = super().call(method, request, timeout_s)
         self.asked[method].update(_asked(self._target))
@@ -176,6 +177,12 @@ def _an_array(world: World) -> None:
     world.stats("NvmeRemoteController", ARRAY)
 
 
+def _an_array_that_shows_nothing(world: World) -> None:
+    world.array(namespaces=0)
+    world.remote_controller()
+    world.path("p0", world.ports[0])
+
+
 _MORE = (
     _a_subsystem_with_a_key,
     _sums_over_namespaces,
@@ -183,4 +190,5 @@ _MORE = (
     _volumes_made_anew,
     _limits,
     _an_array,
+    _an_array_that_shows_nothing,
 )

@@ -409,7 +409,7 @@ def test_a_restart_of_the_bridge_changes_nothing(ready: Case, world: World, shar
     first, token = world.page(ready.noun, ready.parent, 2)
     shared_bridge.restart()
     world.quiet()
-    wait_until(lambda: world.get(ready.noun, ready.name()) == made[0], "the same answer as before", 5)
+    wait_until(lambda: world.get(ready.noun, ready.name()) == made[0], "the same answer as before")
     assert ready.create(world) == made[0]
     rest, _ = world.page(ready.noun, ready.parent, 2, token)
     assert [item["name"] for item in first + rest] == [ready.name(number) for number in range(3)]

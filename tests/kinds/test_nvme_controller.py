@@ -13,6 +13,7 @@ import pytest
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import HOST_NQN, NQN, World, fabrics, failing, pci, psk
 from tests.support.bridge import Bridge
+from tests.support.patience import PATIENCE_S
 from tests.support.target import Emulator
 
 SUB = "nvmeSubsystems/sub"
@@ -33,7 +34,7 @@ def controller(world: World, spec: dict[str, Any], resource_id: str = "c0", pare
 
 def answers(port: int, address: str = "127.0.0.1") -> bool:
     """Whether somebody listens there."""
-    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+    with contextlib.suppress(OSError), socket.create_connection((address, port), PATIENCE_S):
         return True
     return False
 
@@ -115,8 +116,8 @@ def test_an_address_of_another_machine_is_refused(sub: World) -> None:
 
 
 def test_a_port_that_another_program_has_is_refused(sub: World) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = sub.ports[-1]
+    with socket.create_server(("127.0.0.1", port)):
         problem = failing(lambda: sub.controller("c0", port))
     assert problem.code == "FAILED_PRECONDITION"
     assert str(port) in problem.message

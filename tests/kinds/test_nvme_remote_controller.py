@@ -200,7 +200,7 @@ def test_get_tells_each_namespaces_identities(attached: World) -> None:
             "nsid": nsid,
             "nguid": namespace["nguid"],
             "eui64": str(int(namespace["eui64"], 16)),
-            "uuid": attached.target.rpc("bdev_get_bdevs", name=f"arrayn{nsid}")[0]["uuid"],
+            "uuid": namespace["uuid"],
         }
 
 

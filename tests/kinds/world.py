@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from tests.support.bridge import METHODS, CallError, Client
 from tests.support.io import Io, io_on
+from tests.support.ports import free_ports as free_ports
 from tests.support.target import RpcError, Target, wait_until
 
 PSK = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:"
@@ -48,15 +48,6 @@ def collection(noun: str) -> str:
 def psk(key: str = PSK) -> str:
     """A TLS key as a JSON request holds it."""
     return base64.b64encode(key.encode()).decode()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
 
 
 def fabrics(port: int, address: str = "127.0.0.1") -> dict[str, Any]:

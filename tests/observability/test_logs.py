@@ -8,6 +8,7 @@ import json
 import re
 import signal
 import socket
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from opi_spdk_bridge.pb.storage import backend_null_pb2
 from tests.http.web import Web, web
 from tests.support.bridge import CallError
+from tests.support.patience import PATIENCE_S
 from tests.support.target import Emulator, wait_until
 
 _CALL = "/opi_api.storage.v1.NullVolumeService/GetNullVolume"
@@ -48,12 +50,13 @@ def _echoed(bridge: Web, *metadata: tuple[str, str]) -> str:
 
 class TestJson:
     def test_a_request_over_grpc_is_one_line_with_all_fields(self, observed: Web) -> None:
+        started = time.monotonic()
         assert _echoed(observed, ("x-request-id", "over-grpc-1")) == "over-grpc-1"
         (line,) = _requests(observed, "over-grpc-1")
         assert {"method": "GetNullVolume", "resource": "nullVolumes/none", "code": "NOT_FOUND"}.items() <= line.items()
         assert line["level"] == "info"
         assert line["peer"].startswith("ipv4:127.0.0.1:")
-        assert 0 <= line["duration_ms"] < 10_000
+        assert 0 <= line["duration_ms"] <= 1000 * (time.monotonic() - started)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["timestamp"])
 
     def test_over_http_too(self, observed: Web) -> None:
@@ -91,17 +94,20 @@ class TestJson:
     def test_what_is_refused_over_http_is_one_line_too(
         self, observed: Web, http_method: str, path: str, body: bytes, told: tuple[str, str, str]
     ) -> None:
-        request_id = uuid.uuid4().hex
+        request_id, started = uuid.uuid4().hex, time.monotonic()
         with contextlib.suppress(httpx.WriteError):  # a large body is refused while it is being sent
-            httpx.request(http_method, f"{observed.url}{path}", content=body, headers={"x-request-id": request_id})
+            httpx.request(
+                http_method, f"{observed.url}{path}", content=body, headers={"x-request-id": request_id},
+                timeout=PATIENCE_S,
+            )  # fmt: skip
         wait_until(lambda: _requests(observed, request_id) != [], "the line is written")
         (line,) = _requests(observed, request_id)
         assert (line["method"], line["resource"], line["code"]) == told
         assert line["peer"].startswith("127.0.0.1:")
-        assert 0 <= line["duration_ms"] < 10_000
+        assert 0 <= line["duration_ms"] <= 1000 * (time.monotonic() - started)
 
     def test_what_is_no_request_is_a_line_too(self, observed: Web) -> None:
-        with socket.create_connection(observed.place, 5) as connection:
+        with socket.create_connection(observed.place, PATIENCE_S) as connection:
             connection.sendall(b"no HTTP\r\n\r\n")
             peer = "{}:{}".format(*connection.getsockname())
             assert connection.recv(100).startswith(b"HTTP/1.1 400")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from opi_spdk_bridge import __version__
 from tests.http.web import Web, web
 from tests.support.array import Array, set_up_array
 from tests.support.bridge import CallError
+from tests.support.patience import HOUR_S
 from tests.support.target import Emulator, emulator, wait_until
 
 NULL = {"block_size": 512, "blocks_count": 2048}
@@ -26,7 +28,7 @@ class Scraped:
     """One answer of /metrics."""
 
     def __init__(self, bridge: Web) -> None:
-        answer = bridge.http.get("/metrics", timeout=30)
+        answer = bridge.http.get("/metrics")
         assert answer.status_code == 200, answer.text
         self.text = answer.text
         families = text_string_to_metric_families(self.text)
@@ -66,11 +68,13 @@ class TestServer:
         service = "opi_api.storage.v1.NullVolumeService"
         method = {"grpc_type": "UNARY", "grpc_service": service, "grpc_method": "GetNullVolume"}
         before = Scraped(observed)
+        started = time.monotonic()
         make(observed, "counted")
         observed.call("GetNullVolume", {"name": "nullVolumes/counted"})
         assert observed.http.get("/v1/nullVolumes/counted").status_code == 200
         with pytest.raises(CallError, match="NOT_FOUND"):
             observed.call("GetNullVolume", {"name": "nullVolumes/none"})
+        took_s = time.monotonic() - started
         delete(observed, "counted")
         after = Scraped(observed)
 
@@ -84,7 +88,7 @@ class TestServer:
         assert moved("grpc_server_msg_sent_total") == 2
         assert moved("grpc_server_handling_seconds_count") == 3
         assert moved("grpc_server_handling_seconds_bucket", le="+Inf") == 3
-        assert 0 < moved("grpc_server_handling_seconds_sum") < 10
+        assert 0 < moved("grpc_server_handling_seconds_sum") < took_s
 
     def test_what_is_refused_before_it_is_carried_out_is_counted_too(self, observed: Web) -> None:
         handled, answers = "grpc_server_handled_total", "opi_bridge_http_answers_total"
@@ -122,10 +126,11 @@ class TestTarget:
         assert after.value("opi_bridge_spdk_connections_total") == 1
 
     def test_calls_in_flight_are_counted_while_they_are(self, observed: Web, near: Emulator) -> None:
-        near.rpc("emulator_inject_fault", action="delay", method="bdev_null_create", count=1, delay_ms=1500)
+        near.rpc("emulator_inject_fault", action="hold", method="bdev_null_create", count=1)
         with ThreadPoolExecutor(1) as pool:
             making = pool.submit(make, observed, "slow")
             wait_until(lambda: Scraped(observed).value("opi_bridge_spdk_calls_in_flight") >= 1, "a call is in flight")
+            near.rpc("emulator_clear_faults")
             making.result()
         wait_until(lambda: Scraped(observed).value("opi_bridge_spdk_calls_in_flight") == 0, "none is in flight")
         delete(observed, "slow")
@@ -146,20 +151,21 @@ class TestTarget:
             wait_until(lambda: Scraped(bridge).all("opi_bridge_volume_bytes_total") != [], "the series are back")
             again = Scraped(bridge)
             assert again.value("opi_bridge_spdk_connections_total") == 2
-            assert again.value("opi_bridge_reconciler_restored_total") == 1
+            wait_until(lambda: Scraped(bridge).value("opi_bridge_reconciler_restored_total") == 1, "it is counted")
 
 
 def _wait_for_more(bridge: Web, metric: str, before: Scraped) -> None:
-    wait_until(lambda: Scraped(bridge).value(metric) > before.value(metric), f"{metric} has moved", seconds=30)
+    wait_until(lambda: Scraped(bridge).value(metric) > before.value(metric), f"{metric} has moved")
 
 
 class TestReconciler:
     def test_sweeps_are_counted_and_their_age_is_told(self, observed: Web) -> None:
+        started = time.monotonic()
         before = Scraped(observed).value("opi_bridge_reconciler_sweeps_total")
         wait_until(lambda: Scraped(observed).value("opi_bridge_reconciler_sweeps_total") > before, "another sweep")
         after = Scraped(observed)
-        assert 0 <= after.value("opi_bridge_reconciler_lag_seconds") < 10
-        assert 0 < after.value("opi_bridge_reconciler_last_sweep_seconds") < 10
+        assert 0 <= after.value("opi_bridge_reconciler_lag_seconds") < time.monotonic() - started
+        assert after.value("opi_bridge_reconciler_last_sweep_seconds") > 0
 
     def test_what_is_put_right_is_counted_and_lost_data_too(self, observed: Web, near: Emulator) -> None:
         volume = {"malloc_volume_id": "lost", "malloc_volume": NULL}
@@ -189,11 +195,12 @@ class TestResources:
         make(observed, "one")
         make(observed, "two")
         assert Scraped(observed).value("opi_bridge_resources", **ready) == 2
-        near.rpc("emulator_inject_fault", action="delay", method="bdev_null_create", count=1, delay_ms=800)
+        near.rpc("emulator_inject_fault", action="hold", method="bdev_null_create", count=1)
         with ThreadPoolExecutor(1) as pool:
             making = pool.submit(make, observed, "three")
             phase = {"kind": "nullVolume", "phase": "creating"}
             wait_until(lambda: Scraped(observed).value("opi_bridge_resources", **phase) == 1, "one is being made")
+            near.rpc("emulator_clear_faults")
             making.result()
         for name in ("one", "two", "three"):
             delete(observed, name)
@@ -272,10 +279,8 @@ class TestVolumes:
         assert not Scraped(observed).all("opi_bridge_volume_bytes_total", name="foreign")
 
     def test_a_volume_that_is_gone_from_the_target_costs_only_its_own_series(self, tmp_path: Path) -> None:
-        with (
-            emulator(tmp_path) as own,
-            web(tmp_path, spdk=own.socket, state="memory:", metrics_ttl_s=0, notifications_s=3600) as bridge,
-        ):
+        quiet: dict[str, Any] = {"state": "memory:", "notifications_s": HOUR_S, "sweep_interval_s": HOUR_S}
+        with emulator(tmp_path) as own, web(tmp_path, spdk=own.socket, metrics_ttl_s=0, **quiet) as bridge:
             for number in range(5):
                 make(bridge, f"v{number}")
             wait_until(lambda: Scraped(bridge).value("opi_bridge_reconciler_sweeps_total") >= 1, "the first sweep")
@@ -357,18 +362,30 @@ class TestCost:
         assert asked["longest_answer_bytes"] <= MIB
         assert len([node for node in state["open"]["nullVolumes"]["nodes"] if "counters" in node]) == 1000
 
-    def test_requests_are_served_during_a_scrape(self, many: tuple[Emulator, Web]) -> None:
-        _, bridge = many
+
+def test_requests_are_served_during_a_scrape(observed: Web, near: Emulator) -> None:
+    make(observed, "asked")
+
+    def served() -> bool:
+        near.rpc("emulator_inject_fault", action="hold", method="bdev_get_iostat")
+        near.rpc("emulator_call_counts", reset=True)
         with ThreadPoolExecutor(1) as pool:
-            scraping = pool.submit(Scraped, bridge)
-            bridge.call("GetNullVolume", {"name": "nullVolumes/v1"}, timeout_s=2)
-            scraping.result()
+            scraping = pool.submit(Scraped, observed)
+            wait_until(lambda: near.rpc("emulator_call_counts")["calls"].get("bdev_get_iostat"), "the scrape waits")
+            for _ in range(5):
+                observed.call("GetNullVolume", {"name": "nullVolumes/asked"})
+            during = not scraping.done()
+            near.rpc("emulator_clear_faults")
+        return during
+
+    wait_until(served, "requests are served before a scrape gives up")
+    delete(observed, "asked")
 
 
 def test_a_target_that_does_not_answer_does_not_hold_the_scrape(observed: Web, near: Emulator) -> None:
     make(observed, "stuck")
-    near.rpc("emulator_inject_fault", action="delay", method="bdev_get_iostat", delay_ms=20_000)
-    answer = observed.http.get("/metrics", timeout=9)
+    near.rpc("emulator_inject_fault", action="hold", method="bdev_get_iostat")
+    answer = observed.http.get("/metrics")
     near.rpc("emulator_clear_faults")
     assert answer.status_code == 200
     assert "opi_bridge_volume_bytes_total{" not in answer.text

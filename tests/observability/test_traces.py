@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from opi_spdk_bridge import traces
 from opi_spdk_bridge.pb.storage import backend_null_pb2
+from opi_spdk_bridge.telemetry import traces
 from tests.http.web import Web, web
 from tests.observability.collector import Collector, collector
 from tests.support.bridge import CallError
+from tests.support.patience import HOUR_S
 from tests.support.target import Emulator
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -25,7 +25,6 @@ KEY = base64.b64encode(b"a key of the trace tests, secret").decode()
 SERVICE = "opi_api.storage.v1.NullVolumeService"
 ERROR = 2  # opentelemetry.proto.trace.v1.Status.STATUS_CODE_ERROR
 SERVER, CLIENT = 2, 3
-_OTHERWISE_S = 2.0  # what else a stop may take on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +117,8 @@ def test_a_collector_that_is_away_holds_nothing_up(
         if listens:
             silent.listen()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(HOUR_S))
         with web(tmp_path, spdk=near.socket, state="memory:") as bridge:
-            bridge.call("ListNullVolumes", timeout_s=2)
-            started = time.monotonic()
+            bridge.call("ListNullVolumes")
             assert bridge.stop() == 0
-            assert time.monotonic() - started < 2 + _OTHERWISE_S
+    assert traces._FLUSH_S == 2, "as docs/observability.md says"

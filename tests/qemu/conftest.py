@@ -10,6 +10,7 @@ import pytest
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import World
 from tests.qemu.guest import Boot, Disks, Qemu, boot_files
+from tests.support.patience import HOUR_S
 from tests.support.target import Emulator, emulator, wait_until
 
 SIZE = 64 * 1024 * 1024
@@ -61,8 +62,8 @@ def plugging(folder: Path, spdk: Emulator, disks: Disks, qemu: Qemu) -> Iterator
         qmp=qemu.monitor,
         qmp_buses="pci.0,b1",
         qmp_folders=f"{spdk.vhost_dir}:{disks.folder}",
-        qmp_unplug_s=2,
-        sweep_interval_s=600,
+        qmp_unplug_s=HOUR_S,
+        sweep_interval_s=HOUR_S,
     ) as daemon:
         yield daemon
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tests.support.target import wait_until
 
 _ROOTS = (os.environ.get("QEMU_GUEST"), Path(__file__).parents[2] / ".venv" / "guest", "/")
@@ -114,13 +115,15 @@ class Qemu:
         ]  # fmt: skip
         with (self._folder / "qemu.log").open("ab") as log:
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log)
-        wait_until(self._answers if paused else lambda: "DISKS" in self.console, "the guest is up", seconds=90)
+        wait_until(
+            self._answers if paused else lambda: "DISKS" in self.console, "the guest is up", seconds=5 * PATIENCE_S
+        )
 
     def stop(self) -> None:
         """Ends it at once, as a crash would."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
     @property
@@ -138,12 +141,12 @@ class Qemu:
     def sees(self, **disks: int) -> None:
         """Waits until the guest sees these disks and no others: sizes by slot, as in s05 (pci.0) or b05 (b1)."""
         wanted = {f"0000:{'00' if slot[0] == 's' else '01'}:{slot[1:]}.0": size for slot, size in disks.items()}
-        wait_until(lambda: self.disks == wanted, f"the guest sees {wanted}, not {self.disks}", seconds=30)
+        wait_until(lambda: self.disks == wanted, f"the guest sees {wanted}, not {self.disks}")
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """QEMU's answer, over the test's own monitor."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-            connection.settimeout(20)
+            connection.settimeout(PATIENCE_S)
             connection.connect(self._own_monitor)
             stream = connection.makefile("rw")
             for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
@@ -193,7 +196,7 @@ class Disks:
         """Ends it at once."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
             self._process = None
         for name in self._names:
             (self.folder / name).unlink(missing_ok=True)

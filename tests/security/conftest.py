@@ -1,4 +1,4 @@
-"""Authorities, and the files that a server with TLS reads."""
+"""Authorities, the files that a server with TLS reads, and a gRPC server that is in a hurry."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from opi_spdk_bridge.api import server
 from opi_spdk_bridge.api.tls import Tls
 from tests.support.certificates import Authority, Issued
+
+QUICKER = 100
+"""How many times faster than the daemon's own a `hurried` server's times are."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +39,10 @@ def files(tmp_path: Path) -> Files:
     issued.put(served.certificate, served.key)
     served.client_ca.write_bytes(authority.certificate.read_bytes())
     return served
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC with the daemon's own options, but all times a hundredth."""
+    quick = [(name, value // QUICKER if name.endswith("_ms") else value) for name, value in server._OPTIONS]
+    monkeypatch.setattr(server, "_OPTIONS", quick)

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.support.bridge import Bridge
+from tests.support.patience import PATIENCE_S
 
 
 class Guarded(Bridge):
@@ -40,4 +41,4 @@ class Guarded(Bridge):
 
 def over(socket: Path) -> httpx.Client:
     """A client of HTTP on a Unix socket."""
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://bridge")
+    return httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://bridge", timeout=PATIENCE_S)

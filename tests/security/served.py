@@ -25,11 +25,12 @@ from opi_spdk_bridge.api.policy import Authorizer
 from opi_spdk_bridge.api.server import GrpcServer
 from opi_spdk_bridge.api.tls import Tls
 from tests.http.contract import METHODS, method
+from tests.support.patience import PATIENCE_S
 
 Call = Callable[[Any], Awaitable[Message]]
 GRPC, HTTP = "grpc", "http"
 BOTH = (GRPC, HTTP)
-LIMITS = Limits(request_s=5.0)
+LIMITS = Limits(request_s=PATIENCE_S)
 _GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
@@ -38,6 +39,7 @@ class Served:
     """Where the servers listen, by protocol."""
 
     addresses: dict[str, list[str]]
+    grpc: GrpcServer
 
     def at(self, protocol: str) -> str:
         """The first listener's address."""
@@ -60,7 +62,7 @@ async def serving(
     pages = [Route("/metrics", _page), Route("/", _page)]
     over_http = HttpServer(methods, requests, [Listener.parse(text) for text in http], [], pages, tls)
     try:
-        yield Served({GRPC: await over_grpc.start(), HTTP: await over_http.start()})
+        yield Served({GRPC: await over_grpc.start(), HTTP: await over_http.start()}, over_grpc)
     finally:
         await asyncio.gather(over_grpc.stop(0.1), over_http.stop(0.1))
 
@@ -94,7 +96,7 @@ def _knock(address: str, protocol: str, context: ssl.SSLContext) -> dict[str, An
     context.set_alpn_protocols(["h2" if protocol == GRPC else "http/1.1"])
     try:
         with (
-            socket.create_connection((host, int(port)), 5) as plain,
+            socket.create_connection((host, int(port)), PATIENCE_S) as plain,
             context.wrap_socket(plain, server_hostname=host) as s,
         ):
             if protocol == HTTP:
@@ -124,6 +126,6 @@ async def call(
             response_deserializer=item.response.FromString,
         )
         try:
-            return "OK", await invoke(item.request(**(request or {})), timeout=5, metadata=metadata)
+            return "OK", await invoke(item.request(**(request or {})), timeout=PATIENCE_S, metadata=metadata)
         except grpc.aio.AioRpcError as problem:
             return problem.code().name, problem.details()

@@ -9,13 +9,13 @@ import functools
 import json
 import resource
 import socket
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -28,29 +28,33 @@ from tests.http.web import problem_of, web
 from tests.security.conftest import Files
 from tests.security.served import BOTH, GRPC, HTTP, Served, call, serving
 from tests.support.bridge import CallError, Client, bridge
+from tests.support.patience import HOUR_S, PATIENCE_S, until
 from tests.support.program import program
-from tests.support.target import Emulator
+from tests.support.target import Emulator, wait_until
 
 _MANY = 1000
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-_PING = 6
-_QUICKER = 100
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC with the daemon's own options, but all times a hundredth."""
-    quick = [(name, value // _QUICKER if name.endswith("_ms") else value) for name, value in server._OPTIONS]
-    monkeypatch.setattr(server, "_OPTIONS", quick)
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is hung up on for being slow."""
+    monkeypatch.setattr(connection, "SLOWEST_S", HOUR_S)
+    monkeypatch.setattr(server, "_OPTIONS", _with("grpc.server_handshake_timeout_ms", round(1000 * HOUR_S)))
+
+
+def _with(name: str, value: int) -> list[tuple[str, int]]:
+    """The daemon's own options of gRPC with that one changed."""
+    return [*((known, its) for known, its in server._OPTIONS if known != name), (name, value)]
 
 
 async def _answers(served: Served, protocol: str) -> bool:
     if protocol == GRPC:
         return (await call(served.at(GRPC), "ListNullVolumes"))[0] == "OK"
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
         return (await client.get(f"http://{served.at(HTTP)}/v1/nullVolumes")).status_code == 200
 
 
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("protocol", BOTH)
 async def test_a_peer_that_opens_a_thousand_connections_stops_nobody_else(protocol: str) -> None:
     async with serving() as served, contextlib.AsyncExitStack() as opened:
@@ -58,9 +62,7 @@ async def test_a_peer_that_opens_a_thousand_connections_stops_nobody_else(protoc
         for _ in range(_MANY):
             _, writer = await asyncio.open_connection(host, int(port))
             opened.callback(writer.close)
-        started = time.monotonic()
-        assert await _answers(served, protocol)
-        assert time.monotonic() - started < 2
+        assert await _answers(served, protocol), "with all of them open"
 
 
 @pytest.fixture
@@ -80,15 +82,17 @@ def test_a_bridge_with_a_thousand_connections_of_each_kind_serves_on(
         host, _, port = daemon.address.rpartition(":")
         for place in (daemon.place, (host, int(port))):
             for number in range(_MANY):
-                connection = opened.enter_context(socket.create_connection(place, 5))
+                connection = opened.enter_context(socket.create_connection(place, PATIENCE_S))
                 if number % 2:
                     connection.sendall(b"GET / HTTP/1.1\r\nx-slow: ")
-        started = time.monotonic()
-        daemon.call("ListNullVolumes", timeout_s=2)
-        assert httpx.get(f"{daemon.url}/v1/nullVolumes", timeout=2).status_code == 200
+        assert daemon._process is not None
+        process = psutil.Process(daemon._process.pid)
+        held = _MANY + _MANY // 2  # over gRPC what speaks HTTP/1.1 is hung up on at once
+        wait_until(lambda: process.num_fds() > held, "they are open at the bridge's end")
+        daemon.call("ListNullVolumes")
+        assert httpx.get(f"{daemon.url}/v1/nullVolumes", timeout=PATIENCE_S).status_code == 200
         with contextlib.closing(Client(daemon.address)) as another:
-            another.call("ListNullVolumes", timeout_s=2)
-        assert time.monotonic() - started < 2
+            another.call("ListNullVolumes")
         assert "ERROR" not in daemon.log
 
 
@@ -108,7 +112,7 @@ async def test_connections_that_say_nothing_are_hung_up_on(
     async with serving(files.tls() if encrypted else None) as served:
         host, _, port = served.at(HTTP).rpartition(":")
         readers = [(await asyncio.open_connection(host, int(port))) for _ in range(100)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert {await reader.read() for reader, _ in readers} == {b""}
         for _, writer in readers:
             writer.close()
@@ -137,7 +141,7 @@ async def test_more_requests_at_once_than_are_taken_are_told_so(protocol: str) -
             assert code == "RESOURCE_EXHAUSTED"
             assert "at work on 1 requests" in told
         else:
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
                 assert problem_of(await client.get(f"http://{served.at(HTTP)}/v1/nullVolumes/x")) == (429, 8, "")
         finish.set()
         assert (await first)[0] == "OK"
@@ -156,7 +160,7 @@ async def test_requests_of_one_peer_leave_room_for_others(tmp_path: Path) -> Non
         code, told = await call(served.at(GRPC), *get)
         assert code == "RESOURCE_EXHAUSTED"
         assert "at work on 1 requests of this peer" in told
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
             answer = await client.get(f"http://{served.at(HTTP)}/v1/nullVolumes/x")
         assert problem_of(answer) == (429, 8, ""), "it is the same peer over HTTP"
         assert (await call(other, *get))[0] == "OK"
@@ -170,28 +174,24 @@ class TestConnections:
         async with serving(limits=Limits(connections=2)) as served, contextlib.AsyncExitStack() as opened:
             first, _ = [await _connect(served, HTTP, opened) for _ in range(2)]
             reader, _ = await _connect(served, HTTP, opened)
-            head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+            head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE_S)).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503")
             assert b"content-type: application/json" in head
             assert json.loads(body)["code"] == 8
             assert "2 connections are open here" in json.loads(body)["message"]
             first[1].close()
             await first[1].wait_closed()
-            assert await _answers(served, HTTP)
+            await until(lambda: _answers(served, HTTP))  # the server's end closes when it reads that this one has
 
     async def test_over_grpc_one_too_many_is_hung_up_on_and_the_next_finds_room(self) -> None:
         async with serving(limits=Limits(connections=2)) as served, contextlib.AsyncExitStack() as opened:
             (reader, writer), _ = [await _connect(served, GRPC, opened) for _ in range(2)]
             await reader.read(1)
             refused, _ = await _connect(served, GRPC, opened)
-            assert await asyncio.wait_for(refused.read(), 5) == b""
+            assert await asyncio.wait_for(refused.read(), PATIENCE_S) == b""
             writer.close()
             await writer.wait_closed()
-            for _ in range(100):  # the server's end closes when it reads that this one has
-                if (await call(served.at(GRPC), "ListNullVolumes"))[0] == "OK":
-                    return
-                await asyncio.sleep(0.05)
-            raise AssertionError("there is no room again")
+            await until(lambda: _answers(served, GRPC))  # the server's end closes when it reads that this one has
 
     async def test_each_listener_has_room_of_its_own(self, tmp_path: Path) -> None:
         other = f"unix:{tmp_path}/other"
@@ -206,7 +206,7 @@ class TestConnections:
     async def test_grpc_connections_that_say_nothing_are_hung_up_on(self) -> None:
         async with serving() as served, contextlib.AsyncExitStack() as opened:
             readers = [(await _connect(served, GRPC, opened))[0] for _ in range(100)]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 for reader in readers:
                     await reader.read()
 
@@ -260,7 +260,10 @@ class TestSizes:
     async def test_an_http_body_at_the_limit_is_read_and_one_over_it_is_not(
         self, over: int, expected: tuple[int, int, str]
     ) -> None:
-        async with serving(limits=Limits(message_bytes=1100)) as served, httpx.AsyncClient() as client:
+        async with (
+            serving(limits=Limits(message_bytes=1100)) as served,
+            httpx.AsyncClient(timeout=PATIENCE_S) as client,
+        ):
             body = b"{" + b" " * (1098 + over) + b"}"
             answer = await client.post(f"http://{served.at(HTTP)}/v1/nullVolumes", content=body)
             assert (answer.status_code == 200) if over == 0 else (problem_of(answer) == expected)
@@ -285,9 +288,7 @@ class TestSizes:
             if last == "key":
                 place[last] = base64.b64encode(b"x" * length).decode()
             async with serving(limits=Limits(field_bytes=64)) as served:
-                started = time.monotonic()
                 assert await _field(served, protocol, method, {noun: resource}) == (field if refused else "")
-                assert time.monotonic() - started < 1
 
     async def test_a_mask_has_no_more_paths_than_that(self) -> None:
         async with serving(limits=Limits(field_bytes=64)) as served:
@@ -299,7 +300,7 @@ async def _field(served: Served, protocol: str, method: str, request: dict[str, 
     """The field that an answer of INVALID_ARGUMENT names; "" for another answer."""
     if protocol == HTTP:
         path, (body,) = f"/v1/{_COLLECTIONS[method]}", request.values()
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
             answer = await client.post(f"http://{served.at(HTTP)}{path}", json=body)
         return problem_of(answer)[2] if answer.status_code == 400 else ""
     message = json_format.ParseDict(request, contract.method(method).request())
@@ -313,36 +314,3 @@ _COLLECTIONS = {
     "CreateNullVolume": "nullVolumes",
     "CreateEncryptedVolume": "encryptedVolumes",
 }
-
-
-@pytest.mark.usefixtures("hurried")
-class TestKeepalive:
-    @pytest.mark.parametrize("alive", [True, False])
-    async def test_a_peer_is_shed_exactly_when_it_is_dead(self, alive: bool) -> None:
-        async with serving(http=[]) as served:
-            host, _, port = served.at(GRPC).rpartition(":")
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(_PREFACE)
-            until = asyncio.get_running_loop().time() + 2
-            pings, shed = 0, False
-            while not shed and asyncio.get_running_loop().time() < until:
-                try:
-                    kind, flags, body = await asyncio.wait_for(_frame(reader), 1)
-                except TimeoutError:
-                    continue
-                except (ConnectionError, asyncio.IncompleteReadError):
-                    shed = True
-                    continue
-                if kind == _PING and not flags & 1:
-                    pings += 1
-                    if alive:
-                        writer.write(b"\x00\x00\x08\x06\x01\x00\x00\x00\x00" + body)
-            writer.close()
-            assert pings >= 1
-            assert shed is not alive
-
-
-async def _frame(reader: asyncio.StreamReader) -> tuple[int, int, bytes]:
-    """An HTTP/2 frame: its type, flags and payload (RFC 9113, section 4.1)."""
-    head = await reader.readexactly(9)
-    return head[3], head[4], await reader.readexactly(int.from_bytes(head[:3], "big"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -13,10 +14,11 @@ import httpx
 import pytest
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.api.listeners import Listener, exposed
+from opi_spdk_bridge.api.listeners import CannotListen, Listener, exposed
 from opi_spdk_bridge.api.policy import Identity, Policy, Role
 from tests.http.web import problem_of
 from tests.security.served import BOTH, GRPC, HTTP, Served, call, serving
+from tests.support.patience import PATIENCE_S
 
 LOCAL = Policy([Identity(name="me", role="viewer", listeners=("local",))], {"viewer": Role(name="viewer")})
 
@@ -97,7 +99,7 @@ class TestUnixSockets:
         addresses = [f"unix:{known},identity=local", f"unix:{unknown},identity=other"]
         async with serving(authorizer=LOCAL, listen=[], http=addresses):
             for path, expected in ((known, 200), (unknown, 401)):
-                async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path))) as client:
+                async with _http(path) as client:
                     answer = await client.get("http://bridge/v1/nullVolumes")
                 assert answer.status_code == expected
             assert problem_of(answer) == (401, 16, "")
@@ -149,6 +151,89 @@ class TestUnixSockets:
         assert path.read_text() == "precious"
 
 
+def _at_the_limit(folder: Path, over: int = 0) -> Path:
+    return folder / ("s" * (107 + over - len(f"{folder}/")))
+
+
+@contextlib.contextmanager
+def _somebody_else(folder: Path) -> Iterator[None]:
+    """This process as a user who may write no folder but its own; others may look into this one."""
+    folder.parent.chmod(0o755)
+    if os.geteuid():
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+class TestWhyNot:
+    async def test_a_path_at_the_limit_is_served(self, tmp_path: Path, protocol: str) -> None:
+        path = _at_the_limit(tmp_path)
+        async with _on(protocol, f"unix:{path}"):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+
+    async def test_a_path_over_it_is_told_with_its_length(self, tmp_path: Path, protocol: str) -> None:
+        path = _at_the_limit(tmp_path, over=1)
+        told = f"the socket path {path} has 108 bytes, and 107 are the most"
+        with pytest.raises(errors.InvalidArgument, match=told):
+            async with _on(protocol, f"unix:{path}"):
+                pass
+
+    async def test_bytes_count_not_letters(self, tmp_path: Path, protocol: str) -> None:
+        with pytest.raises(errors.InvalidArgument, match="107 are the most"):
+            async with _on(protocol, f"unix:{tmp_path / ('ü' * (60 - len(str(tmp_path)) // 2))}"):
+                pass
+
+    async def test_a_folder_that_is_missing_is_named(self, tmp_path: Path, protocol: str) -> None:
+        with pytest.raises(CannotListen, match=f"cannot listen on unix:.*: there is no folder {tmp_path}/none$"):
+            async with _on(protocol, f"unix:{tmp_path}/none/socket"):
+                pass
+
+    async def test_a_file_in_the_place_of_a_folder_is_named(self, tmp_path: Path, protocol: str) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(CannotListen, match=f"{tmp_path}/file is no folder$"):
+            async with _on(protocol, f"unix:{tmp_path}/file/below/socket"):
+                pass
+
+    @pytest.mark.parametrize("stale", [False, True])
+    async def test_a_folder_that_may_not_be_written_is_named(self, tmp_path: Path, protocol: str, stale: bool) -> None:
+        folder = tmp_path / "folder"
+        folder.mkdir(mode=0o755)
+        if stale:
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(f"{folder}/socket")
+            (folder / "socket").chmod(0o777)
+        with _somebody_else(folder), pytest.raises(CannotListen, match=r"uid \d+ may not make files in .*/folder$"):
+            async with _on(protocol, f"unix:{folder}/socket"):
+                pass
+
+    async def test_an_address_of_another_machine_is_told(self, protocol: str) -> None:
+        told = "cannot listen on 192.0.2.1:0: the address is not one of this machine's"
+        with pytest.raises(CannotListen, match=told):
+            async with _on(protocol, "192.0.2.1:0"):
+                pass
+
+    async def test_a_port_of_another_program_is_told(self, protocol: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            address = f"127.0.0.1:{other.getsockname()[1]}"
+            with pytest.raises(CannotListen, match=f"cannot listen on {address}: another program has that port"):
+                async with _on(protocol, address):
+                    pass
+
+    @pytest.mark.parametrize("host", ["nowhere.invalid", "a..b"])
+    async def test_a_host_that_there_is_not_is_told(self, protocol: str, host: str) -> None:
+        with pytest.raises(CannotListen, match=f"cannot listen on {host}:1: there is no such host"):
+            async with _on(protocol, f"{host}:1"):
+                pass
+
+
 class TestSeveral:
     async def test_all_listeners_answer(self, tmp_path: Path) -> None:
         listen = ["127.0.0.1:0", f"unix:{tmp_path}/a", f"unix:{tmp_path}/b"]
@@ -158,9 +243,9 @@ class TestSeveral:
             for address in served.addresses[GRPC]:
                 assert (await call(address, "ListNullVolumes"))[0] == "OK"
             for address in served.addresses[HTTP][:2]:
-                async with httpx.AsyncClient() as client:
+                async with _http() as client:
                     assert (await client.get(f"http://{address}/v1/nullVolumes")).status_code == 200
-            async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=f"{tmp_path}/c")) as client:
+            async with _http(tmp_path / "c") as client:
                 assert (await client.get("http://x/v1/nullVolumes")).status_code == 200
 
     async def test_a_port_that_is_taken_is_named(self) -> None:
@@ -169,6 +254,12 @@ class TestSeveral:
             with pytest.raises(errors.Unavailable, match=f"cannot listen on {address}"):
                 async with serving(listen=[address], http=[]):
                     pass
+
+
+def _http(path: Path | None = None) -> httpx.AsyncClient:
+    """A client, on that Unix socket where one is given."""
+    transport = httpx.AsyncHTTPTransport(uds=str(path)) if path is not None else None
+    return httpx.AsyncClient(transport=transport, timeout=PATIENCE_S)
 
 
 def _on(protocol: str, address: str) -> AbstractAsyncContextManager[Served]:

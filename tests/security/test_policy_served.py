@@ -15,12 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import json_format
 
-from opi_spdk_bridge.cli import main
+from opi_spdk_bridge.cli.main import main
 from tests.http.contract import method
 from tests.http.web import problem_of
 from tests.security.guarded import Guarded, over
 from tests.security.served import call
 from tests.support.certificates import Authority, Issued
+from tests.support.patience import PATIENCE_S
 from tests.support.program import program
 from tests.support.target import Emulator, emulator, wait_until
 
@@ -82,7 +83,7 @@ class House:
     def web(self, who: Issued) -> httpx.Client:
         """HTTP with TLS."""
         url = f"https://{next(each for each in self.bridge.addresses('HTTP') if not each.startswith('unix:'))}"
-        return httpx.Client(verify=self.authority.client(who), base_url=url)
+        return httpx.Client(verify=self.authority.client(who), base_url=url, timeout=PATIENCE_S)
 
     def ask(self, name: str, request: dict[str, Any] | None = None, who: Issued | None = None) -> tuple[str, Any]:
         """A call by who has that certificate (default: ops)."""

@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from opi_spdk_bridge.pb.storage.backend_null_pb2 import ListNullVolumesResponse,
 from tests.security.conftest import Files
 from tests.security.served import BOTH, GRPC, HTTP, call, gets_in, serial, serving
 from tests.support.certificates import Authority
+from tests.support.patience import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 _EXPIRED = datetime.timedelta(days=-1)
@@ -62,7 +64,7 @@ class TestHandshake:
             writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
             answer = b""
             try:
-                answer = await asyncio.wait_for(reader.read(), 5)
+                answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
             except ConnectionError:
                 pass
             finally:
@@ -84,7 +86,7 @@ class TestHandshake:
         async with serving(files.tls(), ListNullVolumes=one) as served:
             code, answer = await call(served.at(GRPC), "ListNullVolumes", credentials=_trusted_by(files))
             assert (code, answer.null_volumes[0].name) == ("OK", "nullVolumes/x")
-            async with httpx.AsyncClient(verify=files.authority.client()) as client:
+            async with httpx.AsyncClient(verify=files.authority.client(), timeout=PATIENCE_S) as client:
                 over_http = await client.get(f"https://{served.at(HTTP)}/v1/nullVolumes")
             assert over_http.json()["nullVolumes"][0]["name"] == "nullVolumes/x"
 
@@ -200,7 +202,7 @@ def _resume(
     context.set_alpn_protocols(["h2" if protocol == GRPC else "http/1.1"])
     try:
         with (
-            socket.create_connection((host, int(port)), 5) as plain,
+            socket.create_connection((host, int(port)), PATIENCE_S) as plain,
             context.wrap_socket(plain, server_hostname=host, session=session) as secure,
         ):
             if protocol == HTTP:
@@ -226,7 +228,7 @@ class TestRenewal:
             renewed.put(files.certificate, files.key)
             for protocol in BOTH:
                 for address in served.addresses[protocol]:
-                    one = type(served)({protocol: [address]})
+                    one = replace(served, addresses={protocol: [address]})
                     assert await serial(one, protocol, files.authority.client()) == renewed.serial
 
     async def test_a_call_in_flight_goes_on(self, files: Files) -> None:
@@ -241,7 +243,7 @@ class TestRenewal:
             over_grpc = asyncio.create_task(call(served.at(GRPC), "ListNullVolumes", credentials=_trusted_by(files)))
             await begun.wait()
             begun.clear()
-            async with httpx.AsyncClient(verify=files.authority.client()) as client:
+            async with httpx.AsyncClient(verify=files.authority.client(), timeout=PATIENCE_S) as client:
                 over_http = asyncio.create_task(client.get(f"https://{served.at(HTTP)}/v1/nullVolumes"))
                 await begun.wait()
                 renewed = files.authority.issue("server")

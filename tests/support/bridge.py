@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from opi_spdk_bridge.pb.storage import (
     middleend_encryption_pb2,
     middleend_qos_volume_pb2,
 )
+from tests.support.patience import PATIENCE_S
 from tests.support.program import started
 from tests.support.target import wait_until
 
@@ -65,7 +67,7 @@ class Client:
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
 
-    def call(self, method: str, request: dict[str, Any] | None = None, timeout_s: float = 20.0) -> dict[str, Any]:
+    def call(self, method: str, request: dict[str, Any] | None = None, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """The answer; raises CallError."""
         descriptor = METHODS[method]
         message = message_factory.GetMessageClass(descriptor.input_type)()
@@ -103,7 +105,7 @@ class Bridge(Client):
         return self._log.read_text() if self._log.exists() else ""
 
     def start(self) -> None:
-        """Starts it and waits until it serves."""
+        """Starts it and waits until it serves and, where its target is up, is connected to it."""
         arguments = []
         for name, value in self._flags.items():
             flag = f"--{name.replace('_', '-')}"
@@ -119,15 +121,30 @@ class Bridge(Client):
             self.address = found[1].rstrip(",") if found else ""
             return bool(found)
 
-        wait_until(serves, "the bridge serves", seconds=30)
+        wait_until(serves, "the bridge serves")
+        if self._tells_of_targets():
+            wait_until(lambda: "connected to SPDK" in self.log[seen:] or not self._target_is_up(), "it has its target")
         Client.__init__(self, self.address)
+
+    def _tells_of_targets(self) -> bool:
+        """Whether its log has a line for each connection to a target."""
+        config = self._flags.get("config")
+        others = config is not None and "log_level" in Path(config).read_text()
+        return not others and self._flags.get("log_level", "info") in ("debug", "info")
+
+    def _target_is_up(self) -> bool:
+        path = str(self._flags.get("spdk", ""))
+        if not self.running or "/" not in path:
+            return False
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+            return probe.connect_ex(path) == 0
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends it with that signal and returns its exit status."""
         self.close()
         assert self._process is not None
         self._process.send_signal(number)
-        status = self._process.wait(20)
+        status = self._process.wait(PATIENCE_S)
         self._process = None
         return status
 

@@ -10,18 +10,19 @@ from typing import Any
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.bridge import Bridge, bridge
+from tests.support.patience import PATIENCE_S
 from tests.support.target import wait_until
 
 
 @contextlib.contextmanager
-def embedded(folder: Path) -> Iterator[Bridge]:
+def embedded(folder: Path, **flags: Any) -> Iterator[Bridge]:
     """A started bridge whose emulated target is up."""
-    with bridge(folder) as daemon:
+    with bridge(folder, **flags) as daemon:
         stub: Any = health_pb2_grpc.HealthStub(daemon.channel)
         wanted = health_pb2.HealthCheckResponse.SERVING
 
         def serves() -> bool:
-            return bool(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == wanted)
+            return bool(stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).status == wanted)
 
-        wait_until(serves, "the embedded target is up", seconds=30)
+        wait_until(serves, "the embedded target is up")
         yield daemon

@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.support.patience import PATIENCE_S
+
 _PROGRAM = (sys.executable, "-m", "opi_spdk_bridge")
 _TELLS = "--with-secrets"
 _folder: Path | None = None
@@ -40,7 +42,7 @@ def program(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: str = "",
-    timeout_s: float = 15.0,
+    timeout_s: float = PATIENCE_S,
 ) -> subprocess.CompletedProcess[str]:
     """What it printed and how it ended; raises subprocess.TimeoutExpired when it runs longer, as a server does.
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import PATIENCE_S
 from tests.support.program import started
 
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
@@ -38,7 +39,7 @@ class Target:
     def rpc(self, method: str, /, **params: Any) -> Any:
         """The result of one call; raises RpcError."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-            connection.settimeout(20)
+            connection.settimeout(PATIENCE_S)
             connection.connect(self.socket)
             request = {"jsonrpc": "2.0", "id": 1, "method": method, **({"params": params} if params else {})}
             connection.sendall(json.dumps(request).encode())
@@ -127,9 +128,11 @@ class Emulator(Target):
 
     emulated = True
 
-    def __init__(self, folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0, vhost_dir: Path | None = None
+    ) -> None:
         super().__init__(str(folder / f"{name}.sock"))
-        self._vhost_dir = folder / f"{name}-vhost"
+        self._vhost_dir = vhost_dir or folder / f"{name}-vhost"
         self._vhost_dir.mkdir(exist_ok=True)
         self._log = folder / f"{name}.log"
         self._poll_interval_ms = poll_interval_ms
@@ -150,7 +153,12 @@ class Emulator(Target):
         arguments = ["--socket", self.socket, "--vhost-dir", str(self._vhost_dir)]
         arguments += ["--poll-interval-ms", str(self._poll_interval_ms)]
         self._process = started("emulate", *arguments, log=self._log)
-        wait_until(self._answers, f"the emulator at {self.socket}", seconds=20)
+        wait_until(self._answers, f"the emulator at {self.socket}")
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
@@ -164,7 +172,7 @@ class Emulator(Target):
         """Ends it with that signal; the state is gone."""
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
             self._process = None
         Path(self.socket).unlink(missing_ok=True)
 
@@ -174,9 +182,11 @@ class Emulator(Target):
 
 
 @contextlib.contextmanager
-def emulator(folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0) -> Iterator[Emulator]:
+def emulator(
+    folder: Path, name: str = "spdk", *, poll_interval_ms: float = 0.0, vhost_dir: Path | None = None
+) -> Iterator[Emulator]:
     """A started emulator."""
-    target = Emulator(folder, name, poll_interval_ms=poll_interval_ms)
+    target = Emulator(folder, name, poll_interval_ms=poll_interval_ms, vhost_dir=vhost_dir)
     target.start()
     try:
         yield target
@@ -190,7 +200,7 @@ def real_target(variable: str) -> Target | None:
     return Target(path) if path else None
 
 
-def wait_until(condition: Any, what: str, seconds: float = 10.0) -> None:
+def wait_until(condition: Any, what: str, seconds: float = PATIENCE_S) -> None:
     """Waits for a condition to hold; fails the test naming `what` when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -30,6 +30,7 @@ from opi_spdk_bridge.core.paging import Page
 from opi_spdk_bridge.core.registry import Entry, Registry
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeSubsystem
+from opi_spdk_bridge.spdk.target import BdevChanges
 from opi_spdk_bridge.store.base import Change
 from opi_spdk_bridge.store.memory import MemoryStore
 
@@ -54,6 +55,7 @@ class FakeTarget:
         self.objects: dict[str, object] = {}
         self.calls: list[tuple[str, str]] = []
         self.announced: set[str] | None = None
+        self.arrived: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self._failures: defaultdict[str, deque[Failure]] = defaultdict(deque)
@@ -73,9 +75,9 @@ class FakeTarget:
     def snapshot(self) -> FakeTarget:
         return self
 
-    async def changed_bdevs(self) -> set[str] | None:
+    async def changed_bdevs(self) -> BdevChanges | None:
         await asyncio.sleep(0)
-        return set(self.announced) if self.announced is not None else None
+        return BdevChanges(set(self.announced), set(self.arrived)) if self.announced is not None else None
 
     @property
     def changes(self) -> list[tuple[str, str]]:

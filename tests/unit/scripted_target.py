@@ -6,12 +6,20 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from opi_spdk_bridge import deadline
 from opi_spdk_bridge.spdk.client import Client
+from tests.support.clock import Clock
+from tests.support.patience import HOUR_S, PATIENCE_S
+from tests.support.patience import until as until
+
+from .fakes import spin
+
+T = TypeVar("T")
 
 METHODS = ["bdev_get_bdevs", "keyring_file_add_key"]
 
@@ -58,7 +66,7 @@ class ScriptedTarget:
 
     async def request(self, method: str) -> dict[str, Any]:
         """The next request, which must be of that method."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             request = await self.requests.get()
         assert request["method"] == method
         return request
@@ -143,7 +151,7 @@ async def scripted(**client_options: Any) -> AsyncIterator[tuple[ScriptedTarget,
         await target.listen()
         client = Client(str(target.path), **client_options)
         await client.start()
-        await client.ready()
+        await client.ready(PATIENCE_S)
         try:
             yield target, client
         finally:
@@ -151,8 +159,11 @@ async def scripted(**client_options: Any) -> AsyncIterator[tuple[ScriptedTarget,
             await target.close()
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 5) -> None:
-    """Waits until it holds."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.002)
+async def overdue(clock: Clock, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of the work when its deadline passes while it waits, all being done that it does not wait for."""
+    with deadline.limit(HOUR_S):
+        task = asyncio.create_task(work)
+    await spin()
+    assert not task.done()
+    clock.advance(HOUR_S)
+    return await task

@@ -9,8 +9,9 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Facts, Phase, Postponed, Record
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeSubsystem
+from tests.support.patience import PATIENCE_S
 
-from .fakes import PSK, Bridge, DiskKind, FakeTarget, names, spin
+from .fakes import PSK, Bridge, DiskKind, FakeTarget, SubsystemKind, names, spin
 
 DEFINITE = [
     errors.InvalidArgument("it is wrong"),
@@ -277,12 +278,12 @@ async def test_an_answer_waits_until_the_intent_is_on_the_disk_and_for_no_more(b
     disk: list[asyncio.Future[None]] = []
     bridge.store.slow_disk = disk
     create = asyncio.create_task(bridge.create_disk("d"))
-    await asyncio.wait([create], timeout=0.05)
+    await spin()
     assert not create.done()
     assert len(bridge.target.objects) == 1, "the target is not kept waiting"
     assert (await bridge.stored())["nullVolumes/d"].phase is Phase.READY, "nor is the outcome"
     disk[0].set_result(None)
-    await asyncio.wait_for(create, 1)
+    await asyncio.wait_for(create, PATIENCE_S)
     assert len(disk) == 1
 
 
@@ -290,7 +291,7 @@ async def test_an_intent_that_does_not_reach_the_disk_is_no_success(bridge: Brid
     disk: list[asyncio.Future[None]] = []
     bridge.store.slow_disk = disk
     create = asyncio.create_task(bridge.create_disk("d"))
-    await asyncio.wait([create], timeout=0.05)
+    await spin()
     disk[0].set_exception(errors.Unavailable("the disk is broken"))
     with pytest.raises(errors.NotStored):
         await create
@@ -621,6 +622,37 @@ async def test_a_delete_of_unknown_outcome_is_finished_by_whoever_comes_next(
     assert bridge.target.objects == {}
 
 
+@pytest.mark.parametrize("again", ["delete", "finish"])
+async def test_a_broken_off_delete_that_is_refused_in_the_end_leaves_the_resource(bridge: Bridge, again: str) -> None:
+    await bridge.create_disk("d", 8)
+    bridge.target.fail("remove", UNKNOWN[0])
+    with pytest.raises(errors.ConnectionLost):
+        await bridge.delete_disk("d")
+    bridge.target.fail("remove", errors.FailedPrecondition("somebody else uses it"))
+    if again == "delete":
+        with pytest.raises(errors.FailedPrecondition):
+            await bridge.delete_disk("d")
+    else:
+        await bridge.engine.finish("nullVolumes/d")
+    assert (await bridge.stored())["nullVolumes/d"].phase is Phase.READY
+    assert (await bridge.get_disk("d")).blocks_count == 8
+    await bridge.delete_disk("d")
+    assert bridge.target.objects == {}
+
+
+async def test_a_broken_off_delete_is_tried_again_while_that_can_help(bridge: Bridge) -> None:
+    await bridge.create_disk("d", 8)
+    bridge.target.fail("remove", UNKNOWN[0])
+    with pytest.raises(errors.ConnectionLost):
+        await bridge.delete_disk("d")
+    bridge.target.fail("remove", errors.Aborted("not now"))
+    with pytest.raises(errors.Aborted):
+        await bridge.engine.finish("nullVolumes/d")
+    assert (await bridge.stored())["nullVolumes/d"].phase is Phase.DELETING
+    await bridge.engine.finish("nullVolumes/d")
+    assert await bridge.stored() == {}
+
+
 async def test_a_resource_whose_create_never_ended_can_be_deleted(bridge: Bridge) -> None:
     bridge.target.fail("create", UNKNOWN[0], carried_out=True)
     with pytest.raises(errors.ConnectionLost):
@@ -713,6 +745,20 @@ async def test_what_a_delete_postponed_is_kept_until_it_can_be_done(bridge: Brid
     assert len(bridge.catalog) == 0
 
 
+async def test_what_a_delete_postponed_keeps_no_secret(bridge: Bridge) -> None:
+    class LingeringSubsystemKind(SubsystemKind):
+        async def unrealize(self, record: Record, view: Any | None = None) -> None:
+            raise Postponed("something stays")
+
+    bridge.registry.add(LingeringSubsystemKind(bridge.target, bridge.catalog))
+    await bridge.create_subsystem("s", psk=PSK)
+    await bridge.engine.delete(bridge.subsystems, "nvmeSubsystems/s", False)
+    (left,) = await hidden(bridge)
+    assert left.desired.spec.nqn
+    assert not left.desired.spec.psk
+    assert left.object_name == "s"
+
+
 async def test_nothing_can_stand_on_what_a_delete_postponed(bridge: Bridge) -> None:
     lingering(bridge)
     await bridge.create_disk("d")
@@ -739,7 +785,9 @@ async def test_repair_leaves_alone_what_a_request_is_working_on(bridge: Bridge) 
     updating = asyncio.create_task(bridge.resize_disk("d", 9))
     await spin()
     bridge.target.calls.clear()
-    await asyncio.wait_for(bridge.engine.repair("nullVolumes/d", bridge.target.view()), 1)
+    repair = asyncio.create_task(bridge.engine.repair("nullVolumes/d", bridge.target.view()))
+    await spin()
+    assert repair.done()
     assert bridge.target.calls == []
     bridge.target.gate.set()
     await updating
@@ -760,7 +808,7 @@ async def test_draining_waits_for_changes_whose_clients_have_gone(bridge: Bridge
     await spin()
     assert not draining.done()
     bridge.target.gate.set()
-    await asyncio.wait_for(draining, 1)
+    await asyncio.wait_for(draining, PATIENCE_S)
     assert (await bridge.stored())["nullVolumes/d"].phase is Phase.READY
 
 

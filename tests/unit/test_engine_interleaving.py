@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Phase, Record
 from opi_spdk_bridge.core.locks import NameLocks
+from tests.support.patience import PATIENCE_S
 
 from .fakes import Bridge, spin
 
@@ -34,7 +35,7 @@ async def cut_off(bridge: Bridge, request: Awaitable[Any], turns: int) -> bool:
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled() == running, "a cancelled request ends at once, whatever becomes of the change"
-    await asyncio.wait_for(bridge.engine.drain(), 5)
+    await asyncio.wait_for(bridge.engine.drain(), PATIENCE_S)
     assert not locks(bridge)._locks, "no name stays locked"
     return running
 

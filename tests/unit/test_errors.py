@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.spdk import errors as spdk_errors
 from opi_spdk_bridge.spdk.errors import SpdkError, undiagnosed
 
 
@@ -90,6 +92,46 @@ def test_an_undiagnosed_error_of_the_target_is_mapped_by_its_errno(code: int, er
     mapped = undiagnosed(SpdkError("bdev_null_create", code, "its words"))
     assert type(mapped) is error
     assert "bdev_null_create" in mapped.message
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_trying_again_is_proposed_only_where_it_can_help(number: int) -> None:
+    """Whether the errno comes as the code, or as the words under a JSON-RPC code."""
+    helps = {errno.EAGAIN, errno.EINTR, errno.ECANCELED, errno.EINPROGRESS, errno.EDEADLK, errno.ESTALE}
+    for error in (
+        SpdkError("m", -number, os.strerror(number)),
+        SpdkError("m", -32602, os.strerror(number)),
+        SpdkError("m", -32602, f"Failed to configure it: {os.strerror(number)}"),
+        SpdkError("m", -32602, f"failed to create DEK, rc -{number}"),
+    ):
+        code = errors.to_status(undiagnosed(error)).code
+        unknown = number not in spdk_errors._ERRNO
+        assert code != code_pb2.INTERNAL
+        assert (code == code_pb2.ABORTED) == (number in helps or (unknown and error.code == -number))
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "wanted"),
+    [
+        (-32602, "Invalid parameters", code_pb2.FAILED_PRECONDITION),
+        (-32602, "Invalid argument", code_pb2.INVALID_ARGUMENT),
+        (-32602, "Key was not found", code_pb2.FAILED_PRECONDITION),
+        (-32602, "Input/output error", code_pb2.FAILED_PRECONDITION),
+        (-32602, "Device or resource busy", code_pb2.FAILED_PRECONDITION),
+        (-32602, "Failed to configure rate limit: Resource temporarily unavailable", code_pb2.ABORTED),
+        (-32603, "spdk_json_decode_object failed", code_pb2.FAILED_PRECONDITION),
+        (-32700, "spdk_json_decode_object failed", code_pb2.FAILED_PRECONDITION),
+        (-32600, "Invalid request", code_pb2.FAILED_PRECONDITION),
+        (-32603, "Internal error", code_pb2.ABORTED),
+        (22, "Controller x does not exist", code_pb2.INVALID_ARGUMENT),
+        (-21, "Is a directory", code_pb2.INVALID_ARGUMENT),
+        (-36, "File name too long", code_pb2.INVALID_ARGUMENT),
+        (-24, "Too many open files", code_pb2.RESOURCE_EXHAUSTED),
+        (-113, "No route to host", code_pb2.UNAVAILABLE),
+    ],
+)
+def test_what_the_target_says_has_its_code(code: int, words: str, wanted: int) -> None:
+    assert errors.to_status(undiagnosed(SpdkError("m", code, words))).code == wanted
 
 
 def test_an_undiagnosed_error_repeats_the_targets_words() -> None:

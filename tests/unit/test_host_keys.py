@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from opi_spdk_bridge.core.kind import Phase, Record
-from opi_spdk_bridge.kinds import keys
 from opi_spdk_bridge.kinds.nvme_subsystem import NvmeSubsystemKind
+from opi_spdk_bridge.kinds.shared import keys
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeSubsystem
 from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.model import Host, Subsystem

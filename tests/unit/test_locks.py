@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.core.locks import NameLocks
+from tests.support.patience import PATIENCE_S
 
 from .fakes import spin
 
@@ -241,7 +242,7 @@ async def test_cancelling_anyone_at_any_point_leaves_the_others_alone_and_nothin
                 tasks[number].cancel()
                 cancelled.add(tasks[number])
         await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     for task, outcome in zip(tasks, outcomes, strict=True):
         assert outcome is None or (isinstance(outcome, asyncio.CancelledError) and task in cancelled), repr(outcome)

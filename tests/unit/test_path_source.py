@@ -53,7 +53,7 @@ def test_an_rdma_path_comes_from_the_address_and_port_that_were_given(
     for field, value in source.items():
         setattr(path.fabrics, field, value)
     kind.check(path)
-    (attach,) = kind.steps(record("nvmePath", f"{ARRAY}/nvmePaths/p0", path), None)
+    attach, _ = kind.steps(record("nvmePath", f"{ARRAY}/nvmePaths/p0", path), None)
     for step in (attach.do, attach.undo):  # the path is taken away by its whole address
         assert isinstance(step, Call)
         assert {name: value for name, value in (step.params or {}).items() if name.startswith("host") and value} == sent

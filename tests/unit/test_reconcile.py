@@ -3,13 +3,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Facts, Phase, Record
+from opi_spdk_bridge.core.kind import Facts, Phase, Postponed, Record
 from opi_spdk_bridge.core.reconcile import Reconciler
 from opi_spdk_bridge.spdk.errors import SpdkError
+from tests.support.patience import HOUR_S, PATIENCE_S
 
 from .fakes import Bridge, DiskKind, spin
 from .scripted_target import until
@@ -34,14 +36,16 @@ async def running(bridge: Bridge) -> AsyncIterator[Reconciler]:
     """A reconciler at work that has done its first sweep."""
     made = reconciler(bridge)
     made.start()
-    await asyncio.wait_for(made.swept.wait(), 2)
+    await asyncio.wait_for(made.swept.wait(), PATIENCE_S)
     bridge.target.calls.clear()
     yield made
     await made.close()
 
 
 def reconciler(bridge: Bridge) -> Reconciler:
-    return Reconciler(bridge.registry, bridge.catalog, bridge.engine, bridge.target, interval_s=60, notifications_s=60)
+    return Reconciler(
+        bridge.registry, bridge.catalog, bridge.engine, bridge.target, interval_s=HOUR_S, notifications_s=HOUR_S
+    )
 
 
 @pytest.mark.parametrize("restoring", [True, False])
@@ -148,7 +152,10 @@ async def test_what_a_request_is_working_on_is_left_to_it_and_not_waited_for(bri
     creating = asyncio.create_task(bridge.create_disk("busy"))
     await spin()
     made = reconciler(bridge)
-    await asyncio.wait_for(made.sweep(), 1)
+    sweep = asyncio.create_task(made.sweep())
+    await spin()
+    assert sweep.done()
+    assert not made._looking, "nor does anything of it wait any longer"
     assert "nullVolumes/busy" not in {name for _, name in bridge.target.calls}
     assert made.tally.finished == 0
     release.set()
@@ -172,7 +179,7 @@ async def test_everything_is_looked_at_when_the_target_comes_back(bridge: Bridge
     assert bridge.target.calls == []
     bridge.target.connected = True
     running.target_came()
-    await asyncio.wait_for(running.swept.wait(), 2)
+    await asyncio.wait_for(running.swept.wait(), PATIENCE_S)
     assert set(bridge.target.objects) == {"nullVolumes/d", "nvmeSubsystems/s", NAMESPACE}
 
 
@@ -187,7 +194,7 @@ async def test_a_sweep_that_the_targets_going_broke_off_is_not_the_last(bridge: 
     assert not running.swept.is_set()
     bridge.target.connected = True
     running.target_came()
-    await asyncio.wait_for(running.swept.wait(), 2)
+    await asyncio.wait_for(running.swept.wait(), PATIENCE_S)
 
 
 async def test_closing_in_the_middle_of_a_sweep_leaves_no_work_behind(bridge: Bridge) -> None:
@@ -218,7 +225,7 @@ async def test_notices_that_cannot_be_read_do_not_end_the_reconciler(
     monkeypatch.setattr(bridge.target, "changed_bdevs", fail)
     made = reconciler(bridge)
     made.start()
-    await asyncio.wait_for(made.swept.wait(), 2)
+    await asyncio.wait_for(made.swept.wait(), PATIENCE_S)
     await spin()
     made.target_came()
     await spin()
@@ -228,11 +235,34 @@ async def test_notices_that_cannot_be_read_do_not_end_the_reconciler(
     assert again
 
 
-async def test_what_stands_on_a_bdev_that_the_target_says_has_gone_is_looked_at(bridge: Bridge) -> None:
+async def test_what_was_owed_is_done_when_its_bdev_comes_and_nothing_else_is_looked_at_for_that(
+    bridge: Bridge,
+) -> None:
+    class LingeringKind(DiskKind):
+        async def unrealize(self, record: Record, view: Any | None = None) -> None:
+            if "back" not in self.target.objects:
+                raise Postponed("its bdev is away")
+
+    bridge.registry.add(LingeringKind(bridge.target, bridge.catalog))
+    await bridge.create_disk("e")
+    await bridge.delete_disk("e")
     bridge.target.announced = set()
     made = Reconciler(bridge.registry, bridge.catalog, bridge.engine, bridge.target, 60, 0.02)
     made.start()
     await asyncio.wait_for(made.swept.wait(), 2)
+    bridge.target.calls.clear()
+    bridge.target.objects["back"] = "a bdev"
+    bridge.target.arrived = {"d", next(record.id for record in bridge.catalog if record.phase is Phase.DELETED)}
+    await until(lambda: all(record.phase is not Phase.DELETED for record in bridge.catalog))
+    await made.close()
+    assert bridge.target.calls == []
+
+
+async def test_what_stands_on_a_bdev_that_the_target_says_has_gone_is_looked_at(bridge: Bridge) -> None:
+    bridge.target.announced = set()
+    made = Reconciler(bridge.registry, bridge.catalog, bridge.engine, bridge.target, HOUR_S, 0.02)
+    made.start()
+    await asyncio.wait_for(made.swept.wait(), PATIENCE_S)
     wanted = dict(bridge.target.objects)
     bridge.target.objects.clear()
     bridge.target.announced = {"d"}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from opi_spdk_bridge import redact
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeSubsystemSpec
+from opi_spdk_bridge.telemetry import redact
 
 PSK = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:"
 DHCHAP = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:"

@@ -18,6 +18,7 @@ from opi_spdk_bridge.api.naming import legacy_names
 from opi_spdk_bridge.pb.storage import backend_null_pb2 as null
 from opi_spdk_bridge.pb.storage import frontend_nvme_pb2 as nvme
 from opi_spdk_bridge.spdk.errors import SpdkError
+from tests.support.patience import HOUR_S
 
 from .fakes import Bridge
 
@@ -121,10 +122,13 @@ async def test_any_other_error_is_internal_and_logged_as_a_bug(
 async def test_a_request_has_its_callers_time_and_at_most_the_bridges(
     given: float | None, longest: float, left: float
 ) -> None:
-    async def tell(_: Any) -> null.NullVolume:
-        return null.NullVolume(blocks_count=round(deadline.remaining_s(1000)))
+    """In hours, of which a test takes none."""
 
-    told = await run(requests(timeout_s=longest), tell, Caller("peer", "id", given))
+    async def tell(_: Any) -> null.NullVolume:
+        return null.NullVolume(blocks_count=round(deadline.remaining_s(1000 * HOUR_S) / HOUR_S))
+
+    callers = None if given is None else given * HOUR_S
+    told = await run(requests(timeout_s=longest * HOUR_S), tell, Caller("peer", "id", callers))
     assert told.blocks_count == left
 
 
@@ -161,7 +165,7 @@ async def test_a_cancelled_request_is_logged_as_that(caplog: pytest.LogCaptureFi
     caplog.set_level(logging.INFO)
 
     async def wait(_: Any) -> null.NullVolume:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return null.NullVolume()
 
     task = asyncio.create_task(run(requests(), wait))

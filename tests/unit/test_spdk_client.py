@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
+from tests.support.clock import Clock
+from tests.support.patience import HOUR_S, PATIENCE_S
 
-from .scripted_target import METHODS, ScriptedTarget, scripted, until
+from .fakes import spin
+from .scripted_target import METHODS, ScriptedTarget, overdue, scripted, until
 
 Pair = tuple[ScriptedTarget, Client]
 
@@ -28,7 +31,7 @@ def call(method: str = "echo", **params: Any) -> Call[Any]:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    async with scripted(connect_grace_s=0.5) as made:
+    async with scripted(connect_grace_s=HOUR_S, call_timeout_s=HOUR_S) as made:
         yield made
 
 
@@ -38,7 +41,7 @@ def in_flight(client: Client) -> int:
 
 
 async def outcomes(*futures: asyncio.Future[Any]) -> list[Any]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         return await asyncio.gather(*futures, return_exceptions=True)
 
 
@@ -143,50 +146,52 @@ async def test_a_result_of_an_unknown_shape_is_an_error_that_names_the_method(pa
 # What goes wrong
 
 
-async def test_an_answer_that_does_not_come_in_time_leaves_the_outcome_unknown(pair: Pair) -> None:
+async def test_an_answer_that_does_not_come_in_time_leaves_the_outcome_unknown(pair: Pair, clock: Clock) -> None:
     _, client = pair
-    with deadline.limit(0.05), pytest.raises(errors.AnswerTimeout, match="echo"):
-        await client.call(call())
+    with pytest.raises(errors.AnswerTimeout, match="echo"):
+        await overdue(clock, client.call(call()))
     assert in_flight(client) == 0
     assert client.connected, "one slow call does not cost the others their connection"
 
 
-async def test_the_call_timeout_holds_where_the_caller_sets_no_deadline() -> None:
-    async with scripted(call_timeout_s=0.05) as (_, client):
-        with pytest.raises(errors.AnswerTimeout):
-            await client.call(call())
-
-
-async def test_a_late_answer_is_ignored(pair: Pair) -> None:
+async def test_the_call_timeout_holds_where_the_caller_sets_no_deadline(pair: Pair, clock: Clock) -> None:
     target, client = pair
-    with deadline.limit(0.02), pytest.raises(errors.AnswerTimeout):
-        await client.call(call("slow"))
+    waiting = asyncio.create_task(client.call(call()))
+    await target.request("echo")
+    clock.advance(HOUR_S)
+    with pytest.raises(errors.AnswerTimeout):
+        await waiting
+
+
+async def test_a_late_answer_is_ignored(pair: Pair, clock: Clock) -> None:
+    target, client = pair
+    await give_up(clock, client, call("slow"))
     future = client.submit(call("echo"))
     target.answer(await target.request("slow"), "late")
     target.answer(await target.request("echo"), "right")
     assert await future == "right"
 
 
-async def give_up(client: Client, given_up: Call[Any]) -> None:
-    with deadline.limit(0.02), pytest.raises(errors.AnswerTimeout):
-        await client.call(given_up)
+async def give_up(clock: Clock, client: Client, given_up: Call[Any]) -> None:
+    with pytest.raises(errors.AnswerTimeout):
+        await overdue(clock, client.call(given_up))
 
 
-async def test_the_answer_to_a_call_that_was_given_up_can_be_awaited(pair: Pair) -> None:
+async def test_the_answer_to_a_call_that_was_given_up_can_be_awaited(pair: Pair, clock: Clock) -> None:
     target, client = pair
-    await give_up(client, call("slow", name="one"))
+    await give_up(clock, client, call("slow", name="one"))
     assert not await client.answered_late(call("slow", name="other"))
-    with deadline.limit(0.02), pytest.raises(errors.AnswerTimeout, match="slow"):
-        await client.answered_late(call("slow", name="one"))
+    with pytest.raises(errors.AnswerTimeout, match="slow"):
+        await overdue(clock, client.answered_late(call("slow", name="one")))
     waiting = asyncio.create_task(client.answered_late(call("slow", name="one")))
     target.answer(await target.request("slow"), "late")
     assert await waiting
     assert not await client.answered_late(call("slow", name="one"))
 
 
-async def test_a_connection_that_is_lost_ends_the_wait_for_late_answers(pair: Pair) -> None:
+async def test_a_connection_that_is_lost_ends_the_wait_for_late_answers(pair: Pair, clock: Clock) -> None:
     target, client = pair
-    await give_up(client, call("slow"))
+    await give_up(clock, client, call("slow"))
     waiting = asyncio.create_task(client.answered_late(call("slow")))
     await target.request("slow")
     await target.drop()
@@ -240,30 +245,31 @@ async def test_a_call_made_while_the_target_is_away_waits_for_it(pair: Pair) -> 
     await target.close()
     await until(lambda: not client.connected)
     waiting = asyncio.create_task(client.call(call()))
-    await asyncio.sleep(0.05)
+    await spin()
+    assert not waiting.done()
     target.answers["echo"] = lambda _: "back"
     await target.listen()
-    assert await asyncio.wait_for(waiting, 5) == "back"
+    assert await asyncio.wait_for(waiting, PATIENCE_S) == "back"
 
 
-async def test_a_call_that_was_never_sent_is_unavailable_after_the_grace_time(tmp_path: Path) -> None:
-    client = Client(str(tmp_path / "nobody.sock"), connect_grace_s=0.1)
+async def test_a_call_that_was_never_sent_is_unavailable_after_the_grace_time(tmp_path: Path, clock: Clock) -> None:
+    client = Client(str(tmp_path / "nobody.sock"), connect_grace_s=HOUR_S)
     await client.start()
-    started = time.monotonic()
+    waiting = asyncio.create_task(client.call(call()))
+    await until(lambda: "No such file" in client.unavailable().message)
+    assert not waiting.done()
+    clock.advance(HOUR_S)
     with pytest.raises(errors.Unavailable, match=r"nobody\.sock") as refused:
-        await client.call(call())
-    assert 0.08 < time.monotonic() - started < 1
+        await waiting
     assert "No such file" in refused.value.message, "it says why"
     await client.close()
 
 
-async def test_the_callers_deadline_cuts_the_grace_time_short(tmp_path: Path) -> None:
-    client = Client(str(tmp_path / "nobody.sock"), connect_grace_s=30)
+async def test_the_callers_deadline_cuts_the_grace_time_short(tmp_path: Path, clock: Clock) -> None:
+    client = Client(str(tmp_path / "nobody.sock"), connect_grace_s=10 * HOUR_S)
     await client.start()
-    started = time.monotonic()
-    with deadline.limit(0.05), pytest.raises((errors.Unavailable, errors.DeadlineExceeded)):
-        await client.call(call())
-    assert time.monotonic() - started < 2
+    with pytest.raises((errors.Unavailable, errors.DeadlineExceeded)):
+        await overdue(clock, client.call(call()))
     await client.close()
 
 
@@ -302,7 +308,7 @@ async def test_an_error_of_an_unknown_shape_ends_the_call(pair: Pair, error: obj
     future = client.submit(call())
     request = await target.request("echo")
     target.send({"jsonrpc": "2.0", "id": request["id"], "error": error})
-    done, _ = await asyncio.wait([future], timeout=1)
+    done, _ = await asyncio.wait([future], timeout=PATIENCE_S)
     assert done, "the caller would wait for ever"
     assert isinstance(future.exception(), SpdkError | errors.BridgeError)
 
@@ -338,10 +344,11 @@ async def test_a_handshake_that_fails_is_tried_again_and_its_reason_told(tmp_pat
         "rpc_get_methods": lambda _: (-32601, "Method not found"),
     }
     await target.listen()
-    client = Client(str(target.path), connect_grace_s=0.1)
+    client = Client(str(target.path))
     await client.start()
+    await until(lambda: "Method not found" in client.unavailable().message)
     with pytest.raises(errors.Unavailable, match="Method not found"):
-        await client.ready()
+        await client.ready(0)
     target.handshake = True
     await until(lambda: client.connected)
     assert target.connections > 1
@@ -363,48 +370,50 @@ async def test_a_connection_lost_during_the_handshake_is_made_again(tmp_path: Pa
     await target.close()
 
 
-async def test_a_target_that_accepts_and_does_not_answer_is_given_up_and_tried_again(tmp_path: Path) -> None:
+async def test_a_target_that_accepts_and_does_not_answer_is_given_up_and_tried_again(
+    tmp_path: Path, clock: Clock
+) -> None:
     target = ScriptedTarget(tmp_path / "spdk.sock")
     target.handshake = False
     await target.listen()
-    client = Client(str(target.path), call_timeout_s=0.05, connect_grace_s=0.2)
+    client = Client(str(target.path), call_timeout_s=HOUR_S)
     await client.start()
+    await until(lambda: len(target.received) == 3)
     with pytest.raises(errors.Unavailable):
-        await client.ready()
-    assert target.connections > 1
+        await client.ready(0)
     target.handshake = True
+    clock.advance(HOUR_S)
     await until(lambda: client.connected)
+    assert target.connections == 2
     await client.close()
     await target.close()
 
 
 async def test_attempts_to_connect_grow_apart(tmp_path: Path) -> None:
-    attempts = 0
+    attempts: list[float] = []
 
     async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal attempts
-        attempts += 1
+        attempts.append(time.monotonic())
         writer.close()
 
     server = await asyncio.start_unix_server(refuse, tmp_path / "spdk.sock")
     client = Client(str(tmp_path / "spdk.sock"))
+    started = time.monotonic()
     await client.start()
-    await asyncio.sleep(0.4)
-    assert 2 <= attempts <= 10
+    await until(lambda: len(attempts) > 5)
+    assert attempts[5] - started > 0.01 * (1 + 2 + 4 + 8 + 16), "half of 0.02 s and of twice as much each time"
     await client.close()
     server.close()
 
 
 @pytest.mark.parametrize("address", ["nowhere", "localhost:port", "spdk.sock", "localhost:99999"])
 async def test_an_address_that_cannot_be_one_is_told_as_the_reason(address: str) -> None:
-    client = Client(address, connect_grace_s=0.1)
+    client = Client(address)
     await client.start()
-    try:
-        with pytest.raises(errors.Unavailable) as refused:
-            await client.ready()
-    finally:
-        await client.close()
-    assert "it has not answered yet" not in refused.value.message
+    await until(lambda: "it has not answered yet" not in client.unavailable().message)
+    with pytest.raises(errors.Unavailable):
+        await client.ready(0)
+    await client.close()
 
 
 async def test_it_connects_over_tcp_where_the_targets_user_cannot_be_known(pair: Pair) -> None:
@@ -425,7 +434,7 @@ async def test_it_connects_over_tcp_where_the_targets_user_cannot_be_known(pair:
     port = server.sockets[0].getsockname()[1]
     over_tcp = Client(f"127.0.0.1:{port}")
     await over_tcp.start()
-    await over_tcp.ready()
+    await over_tcp.ready(PATIENCE_S)
     assert over_tcp.peer_uid is None
     await over_tcp.close()
     server.close()
@@ -452,18 +461,19 @@ async def test_a_cancelled_call_leaves_nothing_once_its_answer_has_come(pair: Pa
     assert in_flight(client) == 0
 
 
-async def test_a_cancelled_call_that_is_never_answered_is_forgotten_with_its_deadline(pair: Pair) -> None:
+async def test_a_cancelled_call_that_is_never_answered_is_forgotten_with_its_deadline(pair: Pair, clock: Clock) -> None:
     _, client = pair
-    with deadline.limit(0.03):
+    with deadline.limit(HOUR_S):
         task = asyncio.create_task(client.call(call("slow")))
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await spin()
     task.cancel()
     await asyncio.wait([task])
+    assert in_flight(client) == 1
+    clock.advance(HOUR_S)
     await until(lambda: in_flight(client) == 0)
 
 
-async def test_closing_fails_what_is_in_flight_and_ends_the_attempts() -> None:
+async def test_closing_fails_what_is_in_flight_and_ends_the_attempts(clock: Clock) -> None:
     async with scripted() as (target, client):
         future = client.submit(call())
         await target.request("echo")
@@ -471,7 +481,8 @@ async def test_closing_fails_what_is_in_flight_and_ends_the_attempts() -> None:
         (result,) = await outcomes(future)
         assert isinstance(result, errors.ConnectionLost)
         assert not client.connected
-        await asyncio.sleep(0.05)
+        clock.advance(HOUR_S)
+        await spin()
         assert target.connections == 1
         with pytest.raises(errors.Unavailable):
             await client.submit(call())
@@ -481,7 +492,9 @@ async def test_closing_before_any_connection_is_quick_and_clean(tmp_path: Path) 
     client = Client(str(tmp_path / "nobody.sock"))
     await client.close()
     await client.start()
-    await asyncio.sleep(0.03)
-    await asyncio.wait_for(client.close(), 1)
+    await until(lambda: "No such file" in client.unavailable().message)
+    closing = asyncio.create_task(client.close())
+    await spin()
+    assert closing.done(), "it waits for no attempt"
     gc.collect()
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "spdk-connection"]

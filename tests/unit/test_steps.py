@@ -11,8 +11,11 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, carry_out, exists, gone
+from tests.support.clock import Clock
+from tests.support.patience import HOUR_S
 
-from .scripted_target import ScriptedTarget, scripted
+from .fakes import spin
+from .scripted_target import ScriptedTarget, overdue, scripted, until
 
 Pair = tuple[ScriptedTarget, Client]
 REFUSED = (-32602, "Invalid parameters")
@@ -20,7 +23,7 @@ REFUSED = (-32602, "Invalid parameters")
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    async with scripted(connect_grace_s=0.2, call_timeout_s=5) as (target, client):
+    async with scripted(connect_grace_s=0.2, call_timeout_s=HOUR_S) as (target, client):
         for name in "abcd":
             target.answers[f"do_{name}"] = target.answers[f"undo_{name}"] = lambda _: True
         yield target, client
@@ -102,6 +105,49 @@ async def test_a_step_without_undo_is_left(pair: Pair) -> None:
     assert target.methods == ["do_a", "do_b"]
 
 
+# The cause
+
+
+async def test_the_cause_is_looked_for_before_anything_is_taken_back(pair: Pair) -> None:
+    target, client = pair
+    target.answers["do_b"] = lambda _: REFUSED
+    target.answers["look"] = lambda _: True
+
+    async def diagnose(failure: StepFailed) -> errors.BridgeError:
+        await client.call(call("look"))
+        return errors.FailedPrecondition(f"why {failure.step.says}")
+
+    with pytest.raises(StepFailed) as failed:
+        await carry_out(client, [step("a"), step("b")], diagnose=diagnose)
+    assert target.methods == ["do_a", "do_b", "look", "undo_a"]
+    assert failed.value.cause.message == "why b is missing"
+
+
+@pytest.mark.parametrize("problem", [errors.Unavailable("away"), KeyError("bug")])
+async def test_what_cannot_be_diagnosed_is_taken_back_all_the_same(pair: Pair, problem: Exception) -> None:
+    target, client = pair
+    target.answers["do_b"] = lambda _: REFUSED
+
+    async def diagnose(_failure: StepFailed) -> errors.BridgeError:
+        raise problem
+
+    with pytest.raises(StepFailed) as failed:
+        await carry_out(client, [step("a"), step("b")], diagnose=diagnose)
+    assert target.methods == ["do_a", "do_b", "undo_a"]
+    assert "Invalid parameters" in failed.value.cause.message
+
+
+async def test_nothing_is_diagnosed_where_the_outcome_is_unknown(pair: Pair) -> None:
+    target, client = pair
+    target.answers["do_b"] = lambda _: None  # no answer
+
+    async def diagnose(_failure: StepFailed) -> errors.BridgeError:
+        raise AssertionError("it may have succeeded")
+
+    with deadline.limit(0.1), pytest.raises(errors.AnswerTimeout):
+        await carry_out(client, [step("a"), step("b")], diagnose=diagnose)
+
+
 # Guarded steps
 
 
@@ -177,13 +223,13 @@ async def test_local_work_that_fails_has_what_was_done_undone(pair: Pair, error:
 # Unknown outcomes
 
 
-async def test_an_unknown_outcome_undoes_nothing(pair: Pair) -> None:
+async def test_an_unknown_outcome_undoes_nothing(pair: Pair, clock: Clock) -> None:
     target, client = pair
     target.answers["do_b"] = lambda _: None  # no answer
     target.answers["do_c"] = lambda _: REFUSED
-    with deadline.limit(0.1), pytest.raises(errors.AnswerTimeout):
-        await carry_out(client, [step("a"), step("b"), step("c")])
-    await asyncio.sleep(0.05)
+    with pytest.raises(errors.AnswerTimeout):
+        await overdue(clock, carry_out(client, [step("a"), step("b"), step("c")]))
+    await spin()
     assert target.methods == ["do_a", "do_b", "do_c"]
 
 
@@ -201,7 +247,7 @@ async def test_a_connection_lost_among_the_steps_undoes_nothing(pair: Pair) -> N
 async def test_nothing_done_is_said_when_the_target_is_away_from_the_start(pair: Pair) -> None:
     target, client = pair
     await target.close()
-    await asyncio.sleep(0.05)
+    await until(lambda: not client.connected)
     with pytest.raises(errors.Unavailable):
         await carry_out(client, [step("a"), step("b")])
 
@@ -212,7 +258,7 @@ async def test_a_target_that_goes_between_two_writes_leaves_the_outcome_unknown(
 
     async def lose_the_target() -> None:
         await target.close()
-        await asyncio.sleep(0.05)
+        await until(lambda: not client.connected)
 
     with pytest.raises(errors.OutcomeUnknown):
         await carry_out(client, [step("a"), Step("x", lose_the_target, local.undo), step("b")])
@@ -222,7 +268,7 @@ async def test_local_work_is_undone_when_the_target_turns_out_to_be_away(pair: P
     target, client = pair
     local = Local(target)
     await target.close()
-    await asyncio.sleep(0.05)
+    await until(lambda: not client.connected)
     with pytest.raises((errors.Unavailable, StepFailed)):
         await carry_out(client, [Step("file is missing", local.do, local.undo), step("a")])
     assert target.methods == ["do_local", "undo_local"]
@@ -249,32 +295,32 @@ async def test_an_undo_that_finds_the_target_away_leaves_the_outcome_unknown(pai
 
     async def lose_the_target() -> None:
         await target.close()
-        await asyncio.sleep(0.05)
+        await until(lambda: not client.connected)
         raise errors.FailedPrecondition("and this failed")
 
     with pytest.raises(errors.OutcomeUnknown):
         await carry_out(client, [step("a"), Step("x", lose_the_target)])
 
 
-async def test_undoing_has_a_deadline_of_its_own(pair: Pair) -> None:
+async def test_undoing_has_a_deadline_of_its_own(pair: Pair, clock: Clock) -> None:
     target, client = pair
 
     async def fail_late() -> None:
-        await asyncio.sleep(0.06)
+        clock.advance(HOUR_S)
         raise errors.FailedPrecondition("too late")
 
-    with deadline.limit(0.05), pytest.raises(StepFailed):
+    with deadline.limit(HOUR_S), pytest.raises(StepFailed):
         await carry_out(client, [step("a"), Step("x", fail_late)])
     assert target.methods == ["do_a", "undo_a"]
 
 
-async def test_a_deadline_that_passes_before_the_next_write_undoes_what_was_done(pair: Pair) -> None:
+async def test_a_deadline_that_passes_before_the_next_write_undoes_what_was_done(pair: Pair, clock: Clock) -> None:
     target, client = pair
 
     async def take_long() -> None:
-        await asyncio.sleep(0.06)
+        clock.advance(HOUR_S)
 
-    with deadline.limit(0.05), pytest.raises(errors.DeadlineExceeded):
+    with deadline.limit(HOUR_S), pytest.raises(errors.DeadlineExceeded):
         await carry_out(client, [step("a"), Step("x", take_long), step("b")])
     assert target.methods == ["do_a", "undo_a"]
 

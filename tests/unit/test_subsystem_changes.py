@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from opi_spdk_bridge.core.kind import Phase, Record
-from opi_spdk_bridge.kinds.discovery import NQN, Discovery
+from opi_spdk_bridge.core.record import Phase, Record
+from opi_spdk_bridge.kinds.nvme_controller import ControllerOwn
 from opi_spdk_bridge.pb.storage import opicommon_pb2 as opi
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController
 from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.target import Target
+from opi_spdk_bridge.targets.spdk.discovery import NQN, Discovery
 
 
 class Client:
@@ -37,12 +38,13 @@ class Client:
         return True
 
 
-def controller(port: int) -> Record:
+def controller(port: int) -> Record[NvmeController, ControllerOwn]:
     desired = NvmeController()
     desired.spec.trtype = opi.NVME_TRANSPORT_TYPE_TCP
     desired.spec.fabrics_id.traddr, desired.spec.fabrics_id.trsvcid = "127.0.0.1", str(port)
     desired.spec.fabrics_id.adrfam = opi.NVME_ADDRESS_FAMILY_IPV4
-    return Record("nvmeController", f"nvmeSubsystems/s{port}/nvmeControllers/c", desired, Phase.READY, 1, 0.0, 0.0)
+    name = f"nvmeSubsystems/s{port}/nvmeControllers/c"
+    return Record("nvmeController", name, desired, Phase.READY, 1, 0.0, 0.0, ControllerOwn())
 
 
 @pytest.mark.parametrize(("version", "waits"), [("SPDK v24.01", True), ("SPDK v24.05", False), ("SPDK v26.09", False)])

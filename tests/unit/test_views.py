@@ -10,7 +10,10 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
+from tests.support.clock import Clock
+from tests.support.patience import HOUR_S
 
+from .fakes import spin
 from .scripted_target import ScriptedTarget, scripted, until
 
 Pair = tuple[ScriptedTarget, Client]
@@ -22,7 +25,7 @@ def bdev(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    async with scripted(connect_grace_s=0.2) as made:
+    async with scripted(connect_grace_s=0.2, call_timeout_s=10 * HOUR_S) as made:
         yield made
 
 
@@ -68,7 +71,7 @@ async def test_equal_questions_at_one_time_are_one_query(pair: Pair) -> None:
     asking = [asyncio.create_task(view.bdev("a")) for _ in range(10)]
     request = await target.request("bdev_get_bdevs")
     asking += [asyncio.create_task(view.bdev("a")) for _ in range(10)]
-    await asyncio.sleep(0.02)
+    await spin()
     target.answer(request, bdev("a"))
     assert {found.name for found in await asyncio.gather(*asking) if found} == {"a"}
     assert target.methods == ["bdev_get_bdevs"]
@@ -126,17 +129,18 @@ async def test_an_answer_that_nobody_waits_for_any_more_leaves_nothing(pair: Pai
     await until(lambda: not view._asking)
 
 
-async def test_an_impatient_asker_does_not_spoil_a_patient_ones_answer(pair: Pair) -> None:
+async def test_an_impatient_asker_does_not_spoil_a_patient_ones_answer(pair: Pair, clock: Clock) -> None:
     target, client = pair
     view = LiveView(client)
 
     async def impatient() -> object:
-        with deadline.limit(0.05):
+        with deadline.limit(HOUR_S):
             return await view.bdev("a")
 
     asking = [asyncio.create_task(impatient()), asyncio.create_task(view.bdev("a"))]
     request = await target.request("bdev_get_bdevs")
-    await asyncio.sleep(0.1)
+    clock.advance(HOUR_S)
+    await spin()
     if target.requests.empty():
         target.answer(request, bdev("a"))
     else:
@@ -146,18 +150,24 @@ async def test_an_impatient_asker_does_not_spoil_a_patient_ones_answer(pair: Pai
     assert not isinstance(second, BaseException), repr(second)
 
 
-async def test_an_impatient_asker_that_joins_a_patient_one_waits_no_longer_than_its_own_deadline(pair: Pair) -> None:
+async def test_an_impatient_asker_that_joins_a_patient_one_waits_no_longer_than_its_own_deadline(
+    pair: Pair, clock: Clock
+) -> None:
     _, client = pair
     view = LiveView(client)
 
     async def impatient() -> object:
-        with deadline.limit(0.05):
+        with deadline.limit(HOUR_S):
             return await view.bdev("a")
 
     patient = asyncio.create_task(view.bdev("a"))
     await asyncio.sleep(0)
     joined = asyncio.create_task(impatient())
-    done, _ = await asyncio.wait([joined], timeout=1)
+    await spin()
+    assert not joined.done()
+    clock.advance(HOUR_S)
+    await spin()
+    done = joined.done()
     for task in (patient, joined):
         task.cancel()
     await asyncio.wait([patient, joined])

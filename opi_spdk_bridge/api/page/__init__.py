@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import json_format
 from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -24,10 +23,12 @@ from starlette.staticfiles import StaticFiles
 from opi_spdk_bridge import __version__, deadline, errors
 from opi_spdk_bridge.api.answers import JsonResponse
 from opi_spdk_bridge.api.health import Check, report
+from opi_spdk_bridge.api.protojson import shown
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
-from opi_spdk_bridge.core.kind import Counters, Record
+from opi_spdk_bridge.core.record import AnyRecord
 from opi_spdk_bridge.core.registry import Entry, Registry
+from opi_spdk_bridge.core.side import Counters
 
 _ASSETS = Path(__file__).parent / "assets"
 _TIMEOUT_S = 5.0
@@ -56,7 +57,7 @@ class Page:
         engine: Engine,
         checks: Sequence[Check],
         target: Callable[[], TargetState],
-        counters: Callable[[Sequence[Record]], Awaitable[Mapping[str, Counters]]],
+        counters: Callable[[Sequence[AnyRecord]], Awaitable[Mapping[str, Counters]]],
     ) -> None:
         self._registry = registry
         self._catalog = catalog
@@ -134,18 +135,18 @@ class Page:
             found.nodes.append(self._node(entry, await self._engine.get(entry, name)))
 
     def _node(self, entry: Entry, resource: Message) -> dict[str, Any]:
-        shown = json_format.MessageToDict(resource)
-        record = self._catalog.visible(shown["name"])
+        answer = shown(resource)
+        record = self._catalog.visible(answer["name"])
         nests = any(other.names.collections[:-1] == entry.names.collections for other in self._registry.values())
         below = record is not None and any(name != record.parent for name in record.stands_on)
-        return {"name": shown["name"], "kind": entry.singular, "resource": shown, "opens": nests or below}
+        return {"name": answer["name"], "kind": entry.singular, "resource": answer, "opens": nests or below}
 
     async def _measure(self, branches: Iterable[dict[str, Any] | None]) -> None:
         """Puts the counters of what hosts read and write into the nodes, as far as the target tells them."""
         nodes = [node for branch in branches if branch is not None for node in branch["nodes"]]
-        shown = [self._catalog.visible(node["name"]) for node in nodes]
+        found = [self._catalog.visible(node["name"]) for node in nodes]
         try:
-            measured = await self._counters([record for record in shown if record is not None])
+            measured = await self._counters([record for record in found if record is not None])
         except errors.BridgeError:
             return
         for node in nodes:

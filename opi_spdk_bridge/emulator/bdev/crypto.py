@@ -42,7 +42,7 @@ class CryptoBdev(Bdev):
     product_name = "crypto"
     destruct_turns = 1
 
-    def __init__(self, name: str, base: Descriptor, key: CryptoKey, layer: BdevLayer) -> None:
+    def __init__(self, name: str, base: Descriptor, key: CryptoKey, keys: CryptoKeys, layer: BdevLayer) -> None:
         below = base.bdev
         super().__init__(
             name,
@@ -54,6 +54,7 @@ class CryptoBdev(Bdev):
         self._base = base
         self.below = below
         self._key = key
+        self._keys = keys
         self._layer = layer
         self._cipher_key = bytes.fromhex(key.key) + bytes.fromhex(key.key2)
         self.io_types = frozenset(io_type for io_type in PASSED_ON if below.supports(io_type))
@@ -97,6 +98,7 @@ class CryptoBdev(Bdev):
         await self._base.bdev.write(offset, self._crypt(offset, content, decrypt=False))
 
     def _crypt(self, offset: int, content: bytes, *, decrypt: bool) -> bytes:
+        self._keys.use(self._key, self.name)
         blocks = []
         for start in range(0, len(content), self.block_size):
             lba = (offset + start) // self.block_size
@@ -129,8 +131,8 @@ class _Wanted:
 class CryptoModule:
     """The crypto bdevs that were asked for, in order; one is made when its base is there, now or later.
 
-    What was asked for outlives a base that goes: when a bdev of that name comes back, so does the crypto bdev. Only a
-    successful bdev_crypto_delete forgets it.
+    What was asked for outlives a base that goes: when a bdev of that name comes back, so does the crypto bdev, with the
+    key that was given then, whatever has become of it. Only a successful bdev_crypto_delete forgets it.
     """
 
     def __init__(self, layer: BdevLayer, keys: CryptoKeys) -> None:
@@ -171,7 +173,7 @@ class CryptoModule:
             if wanted.base != base:
                 continue
             descriptor = self._layer.open(base, writable=True)
-            bdev = CryptoBdev(name, descriptor, wanted.key, self._layer)
+            bdev = CryptoBdev(name, descriptor, wanted.key, self._keys, self._layer)
             descriptor.on_remove = partial(self._layer.unregister_soon, bdev)
             self._layer.claim(descriptor, CryptoBdev.module)
             try:
@@ -179,6 +181,7 @@ class CryptoModule:
             except OSError:
                 bdev.destruct()
                 raise errno_error(EINVAL) from None
+            self._keys.use(wanted.key, name)  # gpt, lvol and raid read the new bdev at once
             return
 
 

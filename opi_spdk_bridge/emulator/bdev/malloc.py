@@ -113,7 +113,8 @@ def create(target: "Target", params: CreateMalloc) -> str:
     if params.numa_id not in (ANY_NUMA_ID, 0):
         raise errno_error(EINVAL)
     interleaved = params.md_size if params.md_interleave else 0
-    if not 0 < params.num_blocks * (params.block_size + interleaved) <= MEMORY_BYTES_MAX:
+    size_bytes = params.num_blocks * (params.block_size + interleaved) % 2**64  # as the target multiplies
+    if not 0 < size_bytes <= MEMORY_BYTES_MAX:
         raise errno_error(ENOMEM)
     if params.dif_type not in (0, 1, 2, 3) or (params.dif_type and params.md_size < 8):
         raise errno_error(EINVAL)

@@ -1,6 +1,7 @@
 """What a controller answers to the Identify command (NVMe Base Specification 2.0, section 5.17; lib/nvmf/ctrlr.c)."""
 
 import struct
+import uuid
 from dataclasses import dataclass
 
 from ..bdev.device import Bdev
@@ -10,10 +11,11 @@ from .subsystem import Subsystem
 COMMAND_BYTES = 64
 DATA_BYTES = 4096
 IDENTIFY = 0x06
-CNS_NAMESPACE = 0x00
+CNS_NAMESPACE, CNS_ACTIVE_NAMESPACES, CNS_DESCRIPTORS = 0x00, 0x02, 0x03
 
 SUCCESS, INVALID_OPCODE, INVALID_FIELD, INVALID_NAMESPACE = 0x00, 0x01, 0x02, 0x0B
 """Generic command status codes."""
+HIGHEST_NSID = 0xFFFFFFFE
 
 _OPTPERF_AND_ATOMIC_UNIT = 0x12
 _SHARED = 0x01
@@ -34,18 +36,45 @@ class Completion:
 def identify(
     subsystem: Subsystem, visible: dict[int, Namespace], command: bytes, data_size: int, max_io_size: int
 ) -> Completion:
-    """Identify Namespace; of an NSID that is in range and unused it is all zeroes. Other commands are not emulated."""
+    """Identify: a namespace (of an NSID in range that is unused: zeroes), its descriptors, the active NSIDs above one.
+
+    Other commands are not emulated.
+    """
     nsid, cns = struct.unpack_from("<I", command, 4)[0], command[40]
     if command[0] != IDENTIFY:
         return Completion(INVALID_OPCODE)
-    if data_size < DATA_BYTES or cns != CNS_NAMESPACE:
+    if data_size < DATA_BYTES or cns not in (CNS_NAMESPACE, CNS_ACTIVE_NAMESPACES, CNS_DESCRIPTORS):
         return Completion(INVALID_FIELD)
+    if cns == CNS_ACTIVE_NAMESPACES:
+        return _active_namespaces(visible, nsid)
+    if cns == CNS_DESCRIPTORS:
+        return _descriptors(subsystem, visible, nsid)
     if not 0 < nsid <= subsystem.options.max_namespaces:
         return Completion(INVALID_NAMESPACE)
     if nsid not in visible:
         return Completion(SUCCESS, bytes(DATA_BYTES))
     anagrpid = visible[nsid].anagrpid if subsystem.options.ana_reporting else 0
     return Completion(SUCCESS, _namespace_data(visible[nsid], anagrpid, max_io_size))
+
+
+def _active_namespaces(visible: dict[int, Namespace], above: int) -> Completion:
+    if above >= HIGHEST_NSID:
+        return Completion(INVALID_NAMESPACE)
+    nsids = sorted(nsid for nsid in visible if nsid > above)[: DATA_BYTES // 4]
+    return Completion(SUCCESS, struct.pack(f"<{len(nsids)}I", *nsids).ljust(DATA_BYTES, b"\0"))
+
+
+def _descriptors(subsystem: Subsystem, visible: dict[int, Namespace], nsid: int) -> Completion:
+    """Each: its type, its length, two reserved bytes, the identifier; none for an identifier of zeroes."""
+    if not 0 < nsid <= subsystem.options.max_namespaces:
+        return Completion(INVALID_NAMESPACE)
+    if nsid not in visible:
+        return Completion(INVALID_FIELD)
+    namespace = visible[nsid]
+    identities = {0x01: namespace.eui64 or b"", 0x02: namespace.nguid, 0x03: uuid.UUID(namespace.uuid).bytes}
+    known = {kind: identity for kind, identity in identities.items() if any(identity)}
+    data = b"".join(struct.pack("<BBxx", kind, len(identity)) + identity for kind, identity in known.items())
+    return Completion(SUCCESS, data.ljust(DATA_BYTES, b"\0"))
 
 
 def _namespace_data(namespace: Namespace, anagrpid: int, max_io_size: int) -> bytes:

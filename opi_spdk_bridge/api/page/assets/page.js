@@ -18,17 +18,22 @@ const TITLES = {
   qosVolumes: "QoS volumes",
 };
 
-const lower = (value, prefix) => (value ?? "").replace(prefix, "").toLowerCase().replaceAll("_", " ");
+// The value of an enum without the prefix of its names; "" where it is not set.
+const enumeration = (value, prefix) => {
+  const text = (value ?? "").replace(prefix, "");
+  return text === "UNSPECIFIED" ? "" : text;
+};
+const lower = (value, prefix) => enumeration(value, prefix).toLowerCase().replaceAll("_", " ");
 const pci = (id) => `PCI function ${id?.physicalFunction ?? 0}.${id?.virtualFunction ?? 0}`;
 const size = (volume) => bytes(Number(volume.blockSize ?? 0) * Number(volume.blocksCount ?? 0));
-const transport = (value) => (value ?? "").replace("NVME_TRANSPORT_TYPE_", "");
+const transport = (value) => enumeration(value, "NVME_TRANSPORT_TYPE_");
 
 // What a row says about a resource besides its ID, by kind.
 const FACTS = {
   nvmeSubsystem: (r) => `${r.spec.nqn} · ${r.spec.hostnqn ? `host ${r.spec.hostnqn}` : "any host"}`,
   nvmeController: ({ spec }) =>
     `${transport(spec.trtype)} ${spec.fabricsId ? `${spec.fabricsId.traddr}:${spec.fabricsId.trsvcid}` : pci(spec.pcieId)}`,
-  nvmeNamespace: ({ spec }) => `NSID ${spec.hostNsid ?? "?"} on ${spec.volumeNameRef}`,
+  nvmeNamespace: ({ spec }) => `NSID ${spec.hostNsid || "?"} on ${spec.volumeNameRef}`,
   virtioBlk: (r) => `${pci(r.pcieId)} on ${r.volumeNameRef}`,
   virtioScsiController: (r) => pci(r.pcieId),
   virtioScsiLun: (r) => `${r.targetNameRef} on ${r.volumeNameRef}`,
@@ -37,7 +42,7 @@ const FACTS = {
   aioVolume: (r) => `${r.filename} · ${size(r)}`,
   nvmeRemoteController: (r) => lower(r.multipath, "NVME_MULTIPATH_"),
   nvmePath: (r) => `${transport(r.trtype)} ${r.traddr}${r.fabrics ? `:${r.fabrics.trsvcid} ${r.fabrics.subnqn}` : ""}`,
-  encryptedVolume: (r) => `${(r.cipher ?? "").replace("ENCRYPTION_TYPE_", "")} on ${r.volumeNameRef}`,
+  encryptedVolume: (r) => `${enumeration(r.cipher, "ENCRYPTION_TYPE_")} on ${r.volumeNameRef}`,
   qosVolume: (r) => `on ${r.volumeNameRef}`,
 };
 

@@ -1,0 +1,28 @@
+"""What every kind of the contract's is made with."""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.kind import Graph, Kind
+from opi_spdk_bridge.core.record import AnyRecord, M, P
+from opi_spdk_bridge.core.volumes import Volumes
+from opi_spdk_bridge.kinds.shared.pci import Functions
+
+
+class ContractKind(Kind[M, P], Generic[M, P]):
+    """A kind of the OPI contract: it knows the other resources, finds volumes, and the places of PCI functions."""
+
+    def __init__(self, graph: Graph, volumes: Volumes, functions: Functions) -> None:
+        self.graph = graph
+        self.volumes = volumes
+        self.functions = functions
+
+
+def parent_of(graph: Graph, record: AnyRecord) -> AnyRecord:
+    """The record that this one is nested in by name; raises NotFound."""
+    parent = graph.record(record.parent)
+    if parent is None:
+        raise errors.NotFound(f"{record.parent} does not exist", resource=record.parent)
+    return parent

@@ -1,0 +1,1 @@
+"""How the kinds look on the sorts of target that there are, a folder each."""
