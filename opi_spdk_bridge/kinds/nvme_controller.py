@@ -22,7 +22,8 @@ OURS, THEIRS = "ours", "theirs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerOwn(Own):
-    """
+    """What is not to be seen on the target.
+
     trsvcid     the port as the target was given it, where an earlier version kept zeros before it; else ""
     discovery   whose the way to discover at its address is: OURS, THEIRS who had it there before, or "", not known
     """

@@ -17,7 +17,7 @@ from opi_spdk_bridge.core.record import Own, Phase, Record, filled, from_json, t
 from opi_spdk_bridge.daemon.resources import kinds_only
 from opi_spdk_bridge.kinds.aio_volume import Measured
 from opi_spdk_bridge.kinds.encrypted_volume import Encrypted
-from opi_spdk_bridge.kinds.nvme_controller import Spelt
+from opi_spdk_bridge.kinds.nvme_controller import ControllerOwn
 from opi_spdk_bridge.kinds.nvme_namespace import NamespaceOwn
 from opi_spdk_bridge.kinds.nvme_subsystem import SubsystemOwn
 from opi_spdk_bridge.kinds.shared.bdev import Identified
@@ -104,7 +104,7 @@ EARLIER: list[tuple[str, dict[str, Any], dict[str, Any], Own]] = [
         {"psk_key": "opi-1", "psk_given": True},
         SubsystemOwn(serial_number="S", psk_key="opi-1", psk_given=True),
     ),
-    ("nvmeController", {}, {"trsvcid": "04420"}, Spelt(trsvcid="04420")),
+    ("nvmeController", {}, {"trsvcid": "04420"}, ControllerOwn(trsvcid="04420")),
     (
         "nvmeNamespace",
         {"spec.host_nsid": 1, "spec.nguid": "N", "spec.uuid": "w"},
