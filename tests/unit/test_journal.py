@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.journal import Journal
 from opi_spdk_bridge.core.record import Phase, Record, fills
@@ -213,3 +214,25 @@ async def test_a_deletion_goes_on_after_a_restart_of_the_machine() -> None:
     await journal(store).recover("first boot")
     await journal(store).intend(record(Phase.DELETING))
     assert await journal(store).recover("second boot") == [record(Phase.DELETING)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"facts": b"{"},
+        {"facts": b"[]"},
+        {"facts": orjson.dumps({"assigned": {"spec.max_namespaces": "many"}})},
+        {"desired": b"\xff"},
+        {"phase": "resting"},
+        {"secrets": b"[1]"},
+        {"previous": b""},
+    ],
+    ids=str,
+)
+async def test_a_row_that_cannot_be_read_is_named(damage: dict[str, Any]) -> None:
+    store = MemoryStore()
+    await journal(store).exchange((), [record(psk=PSK)])
+    (row,) = await store.load()
+    await store.commit([replace(row, **damage)])
+    with pytest.raises(errors.FailedPrecondition, match="'nvmeSubsystems/a' cannot be read"):
+        await journal(store).load()
