@@ -22,6 +22,7 @@ from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeSubs
 from opi_spdk_bridge.spdk.target import BdevChanges
 from opi_spdk_bridge.store.base import Change
 from opi_spdk_bridge.store.memory import MemoryStore
+from tests.support.patience import spin as spin
 
 PSK = b"NVMeTLSkey-1:01:VGhpcyBpcyBhIHRlc3Qga2V5IG9mIDMyIGJ5dGVzITEyMzQ=:"
 
@@ -372,9 +373,3 @@ def names(page: Page) -> list[str]:
     """The names of a page's items."""
     items: Sequence[Any] = page.items
     return [item.name for item in items]
-
-
-async def spin(turns: int = 50) -> None:
-    """Lets everything else that is ready run."""
-    for _ in range(turns):
-        await asyncio.sleep(0)

@@ -248,9 +248,9 @@ async def test_what_was_owed_is_done_when_its_bdev_comes_and_nothing_else_is_loo
     await bridge.create_disk("e")
     await bridge.delete_disk("e")
     bridge.target.announced = set()
-    made = Reconciler(bridge.registry, bridge.catalog, bridge.engine, bridge.target, 60, 0.02)
+    made = Reconciler(bridge.registry, bridge.catalog, bridge.engine, bridge.target, HOUR_S, 0.02)
     made.start()
-    await asyncio.wait_for(made.swept.wait(), 2)
+    await asyncio.wait_for(made.swept.wait(), PATIENCE_S)
     bridge.target.calls.clear()
     bridge.target.objects["back"] = "a bdev"
     bridge.target.arrived = {"d", next(record.id for record in bridge.catalog if record.phase is Phase.DELETED)}

@@ -12,9 +12,8 @@ from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, carry_out, exists, gone
 from tests.support.clock import Clock
-from tests.support.patience import HOUR_S
+from tests.support.patience import HOUR_S, spin
 
-from .fakes import spin
 from .scripted_target import ScriptedTarget, overdue, scripted, until
 
 Pair = tuple[ScriptedTarget, Client]
@@ -140,15 +139,15 @@ async def test_what_cannot_be_diagnosed_is_taken_back_all_the_same(pair: Pair, p
     assert "Invalid parameters" in failed.value.cause.message
 
 
-async def test_nothing_is_diagnosed_where_the_outcome_is_unknown(pair: Pair) -> None:
+async def test_nothing_is_diagnosed_where_the_outcome_is_unknown(pair: Pair, clock: Clock) -> None:
     target, client = pair
     target.answers["do_b"] = lambda _: None  # no answer
 
     async def diagnose(_failure: StepFailed) -> errors.BridgeError:
         raise AssertionError("it may have succeeded")
 
-    with deadline.limit(0.1), pytest.raises(errors.AnswerTimeout):
-        await carry_out(client, [step("a"), step("b")], diagnose=diagnose)
+    with pytest.raises(errors.AnswerTimeout):
+        await overdue(clock, carry_out(client, [step("a"), step("b")], diagnose=diagnose))
 
 
 # Guarded steps
