@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Graph, Reservation, Settled
+from opi_spdk_bridge.core.line import Line, Said
 from opi_spdk_bridge.core.record import Own, Record
-from opi_spdk_bridge.kinds.shared import rules
+from opi_spdk_bridge.kinds.shared import pci, rules
 from opi_spdk_bridge.kinds.shared.addresses import FABRICS, FAMILIES, address_reservation, is_pcie, place
 from opi_spdk_bridge.kinds.shared.base import ContractKind, parent_of
 from opi_spdk_bridge.kinds.shared.pci import check_function, function_reservation
@@ -21,9 +22,10 @@ OURS, THEIRS = "ours", "theirs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerOwn(Own):
-    """
+    """How its address is known on the target.
+
     trsvcid     the port as the target was given it, where an earlier version kept zeros before it; else ""
-    discovery   whose the way to discover at its address is: OURS, THEIRS who had it there before, or "", not known
+    discovery   OURS where hosts discover there by the bridge's doing, THEIRS by somebody else's before; "" not known
     """
 
     trsvcid: str = ""
@@ -34,8 +36,18 @@ class NvmeControllerKind(ContractKind[NvmeController, ControllerOwn]):
     """SPDK has no use for nvme_controller_id, max_nsq, max_ncq, sqes, cqes, max_namespaces: kept and returned only."""
 
     message = NvmeController
+    title = "Controllers"
     own = ControllerOwn
     immutable: ClassVar[tuple[str, ...]] = ("spec.trtype", "spec.fabrics_id", "spec.pcie_id")
+
+    def line(self, resource: NvmeController) -> Line:
+        spec, active = resource.spec, resource.status.active
+        transport = opi.NvmeTransportType.Name(spec.trtype).removeprefix("NVME_TRANSPORT_TYPE_")
+        place = Said(f"{transport} {pci.in_words(spec.pcie_id)}")
+        if spec.HasField("fabrics_id"):
+            address, port = spec.fabrics_id.traddr, spec.fabrics_id.trsvcid
+            place = Said(f"{transport} {address} port {port}", f"{transport} {address}:{port}")
+        return Line((place,), "active" if active else "not active", active)
 
     def normalise(self, resource: NvmeController) -> None:
         fabrics = resource.spec.fabrics_id

@@ -181,9 +181,10 @@ def _compare(record: Record, records: dict[str, Record], on: TargetState, shared
             return [] if "scsi" in on.vhost.get(name, {}).get("backend_specific", {}) else ["there is no such device"]
         case "virtioScsiLun":
             device = on.vhost.get(private["ctrlr"], {}).get("backend_specific", {}).get("scsi", [])
-            luns = [t["luns"] for t in device if t["scsi_dev_num"] == private["number"]]
+            number = private.get("number", 0)  # what is as by default is not kept
+            luns = [t["luns"] for t in device if t["scsi_dev_num"] == number]
             there = bool(luns and luns[0] and luns[0][0]["bdev_name"] == private["bdev"])
-            return [] if there else [f"SCSI target {private['number']} of {private['ctrlr']} is {luns}"]
+            return [] if there else [f"SCSI target {number} of {private['ctrlr']} is {luns}"]
         case "nvmeRemoteController":
             return _psk(private, wanted.get("tcp", {}).get("psk"), on, shared)
         case "nvmePath":
