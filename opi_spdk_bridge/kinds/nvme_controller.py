@@ -22,10 +22,10 @@ OURS, THEIRS = "ours", "theirs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerOwn(Own):
-    """What is not to be seen on the target.
+    """How its address is known on the target.
 
     trsvcid     the port as the target was given it, where an earlier version kept zeros before it; else ""
-    discovery   whose the way to discover at its address is: OURS, THEIRS who had it there before, or "", not known
+    discovery   OURS where hosts discover there by the bridge's doing, THEIRS by somebody else's before; "" not known
     """
 
     trsvcid: str = ""

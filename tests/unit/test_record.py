@@ -104,7 +104,12 @@ EARLIER: list[tuple[str, dict[str, Any], dict[str, Any], Own]] = [
         {"psk_key": "opi-1", "psk_given": True},
         SubsystemOwn(serial_number="S", psk_key="opi-1", psk_given=True),
     ),
-    ("nvmeController", {}, {"trsvcid": "04420"}, ControllerOwn(trsvcid="04420")),
+    (
+        "nvmeController",
+        {},
+        {"trsvcid": "04420", "discovery": "theirs"},
+        ControllerOwn(trsvcid="04420", discovery="theirs"),
+    ),
     (
         "nvmeNamespace",
         {"spec.host_nsid": 1, "spec.nguid": "N", "spec.uuid": "w"},
