@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+from google.protobuf.message import DecodeError
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
@@ -44,13 +45,13 @@ class Journal:
         return records
 
     async def load(self) -> list[AnyRecord]:
-        """Every stored record; raises FailedPrecondition for a state of another make."""
+        """Every stored record; raises FailedPrecondition for a state of another make, or a damaged one."""
         rows = await self._store.load()
         unknown = {row.kind for row in rows} - set(self._kinds)
         if unknown:
             text = f"the state has resources of kinds this bridge does not know: {', '.join(sorted(unknown))}"
             raise errors.FailedPrecondition(text)
-        return [self._record(row) for row in rows]
+        return [self._read(row) for row in rows]
 
     async def intend(self, record: AnyRecord) -> None:
         """Keeps what is going to be done; returns when that survives this process; raises Unavailable."""
@@ -118,6 +119,13 @@ class Journal:
             return record.desired.SerializeToString(), b""
         plain, secret = fields.split(record.desired, paths)
         return plain.SerializeToString(), secret.SerializeToString()
+
+    def _read(self, row: Row) -> AnyRecord:
+        try:
+            return self._record(row)
+        except (ValueError, LookupError, TypeError, AttributeError, DecodeError) as problem:
+            text = f"the state is damaged, or of another version: what it keeps of {row.name!r} cannot be read"
+            raise errors.FailedPrecondition(text) from problem
 
     def _record(self, row: Row) -> AnyRecord:
         facts = orjson.loads(row.facts)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol
 from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import AnyRecord, M, Own, P, Record, filled
 
 
@@ -107,6 +108,15 @@ class Kind(ABC, Generic[M, P]):
     def assigned(self) -> Collection[str]:
         """Paths that are filled in when the client leaves them out: shown, never compared."""
         return filled(self.own).keys()
+
+    title: ClassVar[str] = ""
+    """What several of them are called."""
+    front_end: ClassVar[bool] = False
+    """Whether hosts see it as a device, or as what devices belong to."""
+
+    def line(self, resource: M) -> Line:
+        """How a resource, as clients see it, looks in a line."""
+        return Line()
 
     def normalise(self, resource: M) -> None:
         """Unifies spellings of one value, in place."""

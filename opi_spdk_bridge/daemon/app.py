@@ -19,8 +19,8 @@ from starlette.routing import Route
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.bind import bind
 from opi_spdk_bridge.api.extras import extras
-from opi_spdk_bridge.api.gateway import HttpServer
 from opi_spdk_bridge.api.health import Check
+from opi_spdk_bridge.api.http_server import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.limits import Limits, allow_files
 from opi_spdk_bridge.api.metrics import Metrics, Scrape

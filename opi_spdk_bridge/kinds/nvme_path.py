@@ -8,6 +8,7 @@ from typing import Any
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Graph, Reservation, Settled
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import AnyRecord, Own, Record
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind, parent_of
@@ -27,6 +28,12 @@ class NvmePathKind(ContractKind[NvmePath, Own]):
     """All paths of a controller lead to one subsystem, for one host."""
 
     message = NvmePath
+    title = "Paths"
+
+    def line(self, resource: NvmePath) -> Line:
+        transport = opi.NvmeTransportType.Name(resource.trtype).removeprefix("NVME_TRANSPORT_TYPE_")
+        port = f" {resource.fabrics.trsvcid}" if resource.HasField("fabrics") else ""
+        return Line((f"{transport} {resource.traddr}{port}",))
 
     def normalise(self, resource: NvmePath) -> None:
         if resource.trtype == opi.NVME_TRANSPORT_TYPE_PCIE:
@@ -66,9 +73,9 @@ class NvmePathKind(ContractKind[NvmePath, Own]):
                 " all but the first find the port taken, so no I/O would pass. Leave source_trsvcid 0"
             )
             raise errors.InvalidArgument(text, field="fabrics.source_trsvcid")
-        rules.nqn(fabrics.subnqn, "fabrics.subnqn")
+        rules.remote_nqn(fabrics.subnqn, "fabrics.subnqn")
         if fabrics.hostnqn:
-            rules.nqn(fabrics.hostnqn, "fabrics.hostnqn")
+            rules.sent_nqn(fabrics.hostnqn, "fabrics.hostnqn")
 
     async def settle(
         self, name: str, resource: NvmePath, before: Record[NvmePath, Own] | None, taken: Collection[Any] = ()

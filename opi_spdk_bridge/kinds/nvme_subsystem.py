@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation, Settled
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import Record, fills
 from opi_spdk_bridge.kinds.shared import keys, rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind
@@ -16,6 +17,12 @@ from opi_spdk_bridge.kinds.shared.keys import Keyed
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeSubsystem
 
 _SERIAL_NUMBER = "spec.serial_number"
+
+_MOST_NAMESPACES = 65536
+_WHY_NO_MORE = (
+    "the target takes memory for each namespace that there may be, some 360 bytes of it on each of its cores, and goes"
+    " through all of them at each change"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +37,15 @@ class NvmeSubsystemKind(ContractKind[NvmeSubsystem, SubsystemOwn]):
     """Recognised by its serial number: the client's, or one chosen before the first call."""
 
     message = NvmeSubsystem
+    title = "NVMe subsystems"
+    front_end = True
     own = SubsystemOwn
     immutable: ClassVar[tuple[str, ...]] = ("spec.nqn", _SERIAL_NUMBER, "spec.model_number", "spec.max_namespaces")
     secrets: ClassVar[tuple[str, ...]] = ("spec.psk",)
+
+    def line(self, resource: NvmeSubsystem) -> Line:
+        host = resource.spec.hostnqn
+        return Line((resource.spec.nqn, f"host {host}" if host else "any host"))
 
     def normalise(self, resource: NvmeSubsystem) -> None:
         if resource.spec.psk:
@@ -43,7 +56,7 @@ class NvmeSubsystemKind(ContractKind[NvmeSubsystem, SubsystemOwn]):
         rules.nqn(spec.nqn, "spec.nqn")
         rules.printable_ascii(spec.serial_number, 20, "spec.serial_number")
         rules.printable_ascii(spec.model_number, 40, "spec.model_number")
-        rules.within(spec.max_namespaces, 0, 2**32 - 2, "spec.max_namespaces")
+        rules.within(spec.max_namespaces, 0, _MOST_NAMESPACES, "spec.max_namespaces", _WHY_NO_MORE)
         if spec.hostnqn:
             rules.nqn(spec.hostnqn, "spec.hostnqn")
         if spec.psk:

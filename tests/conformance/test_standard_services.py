@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from tests.security.served import GRPC, serving
 from tests.support.bridge import METHODS, Bridge
 from tests.support.embedded import embedded
+from tests.support.patience import HOUR_S, PATIENCE_S
 
 SERVICES = sorted({method.containing_service.full_name for method in METHODS.values()})
 HEALTH = "grpc.health.v1.Health"
@@ -47,7 +48,7 @@ def reflected(daemon: Bridge, version: str, *asked: Ask) -> list[Answer]:
         request_serializer=Ask.SerializeToString,
         response_deserializer=Answer.FromString,
     )
-    return list(ask(iter(asked), timeout=20))
+    return list(ask(iter(asked), timeout=PATIENCE_S))
 
 
 def files(daemon: Bridge, symbol: str) -> dict[str, descriptor_pb2.FileDescriptorProto]:
@@ -143,13 +144,13 @@ class TestHealth:
     def test_list_tells_every_service_and_the_whole(self, daemon: Bridge) -> None:
         stub: Any = health_pb2_grpc.HealthStub(daemon.channel)
         messages: Any = health_pb2  # whose type stubs know no List
-        statuses = stub.List(messages.HealthListRequest(), timeout=20).statuses
+        statuses = stub.List(messages.HealthListRequest(), timeout=PATIENCE_S).statuses
         assert {name: status.status for name, status in statuses.items()} == dict.fromkeys(["", *SERVICES], 1)
 
     def test_a_service_that_is_not_there_is_not_found_by_name(self, daemon: Bridge) -> None:
         stub: Any = health_pb2_grpc.HealthStub(daemon.channel)
         with pytest.raises(grpc.RpcError) as refused:
-            stub.Check(health_pb2.HealthCheckRequest(service="none.Such"), timeout=20)
+            stub.Check(health_pb2.HealthCheckRequest(service="none.Such"), timeout=PATIENCE_S)
         problem: Any = refused.value
         assert problem.code() is grpc.StatusCode.NOT_FOUND
         assert "none.Such" in problem.details()
@@ -164,14 +165,14 @@ class TestHealth:
             for serves, status in ((True, 1), (False, 2), (True, 1)):
                 served.grpc.set_serving(serves)
                 assert (await known.read()).status == status
-            stopping = served.grpc.stop(60)  # far longer than anybody would wait
+            stopping = served.grpc.stop(HOUR_S)  # far longer than anybody would wait
             _, last = await _both(stopping, known.read())
             assert last.status == 2
             assert [await watch.read() for watch in (known, unknown)] == [grpc.aio.EOF] * 2
 
 
 async def _both(first: Any, second: Any) -> Any:
-    return await asyncio.wait_for(asyncio.gather(first, second), 20)
+    return await asyncio.wait_for(asyncio.gather(first, second), PATIENCE_S)
 
 
 def raw(daemon: Bridge, path: str, request: bytes) -> Any:
@@ -180,7 +181,7 @@ def raw(daemon: Bridge, path: str, request: bytes) -> Any:
         path, request_serializer=lambda item: item, response_deserializer=lambda item: item
     )
     with pytest.raises(grpc.RpcError) as refused:
-        list(invoke(iter([request]), timeout=20))
+        list(invoke(iter([request]), timeout=PATIENCE_S))
     return refused.value
 
 

@@ -15,9 +15,8 @@ import pytest
 from opi_spdk_bridge.daemon import systemd as notify
 from tests.support.bridge import Bridge
 from tests.support.clock import Clock
-from tests.support.patience import HOUR_S, PATIENCE_S
+from tests.support.patience import HOUR_S, PATIENCE_S, spin
 from tests.support.target import Emulator, wait_until
-from tests.unit.fakes import spin
 
 
 class Listener:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api import connection
-from opi_spdk_bridge.api.gateway import HttpServer
+from opi_spdk_bridge.api.http_server import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.listeners import Listener
@@ -23,8 +23,7 @@ from opi_spdk_bridge.pb.storage.backend_null_pb2 import ListNullVolumesResponse,
 from tests.http.contract import METHODS
 from tests.http.server import client, connections, seen, serving
 from tests.support.clock import Clock
-from tests.support.patience import HOUR_S, PATIENCE_S, until
-from tests.unit.fakes import spin
+from tests.support.patience import HOUR_S, PATIENCE_S, spin, until
 
 _HEAD = b"POST /v1/nullVolumes HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n"
 _GET = b"GET /v1/nullVolumes HTTP/1.1\r\nhost: x\r\n\r\n"

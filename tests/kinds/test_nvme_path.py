@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -186,6 +189,63 @@ def test_what_the_targets_host_has_not_is_a_clear_error(world: World, path: dict
     assert path["traddr"] in problem.message
     assert ctrlrs(world) == []
     assert world.page("NvmePath", ARRAY)[0] == []
+
+
+@contextlib.contextmanager
+def renamed(port: int, nqn: str) -> Iterator[int]:
+    """A port that leads to the array at the other one, where its subsystem has that name: one of as many bytes."""
+    assert len(nqn) == len(FAR_NQN)
+
+    def forward(source: socket.socket, sink: socket.socket, name: bytes = b"-", other: bytes = b"-") -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(1 << 20):
+                sink.sendall(content.replace(name, other))
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                array = socket.create_connection(("127.0.0.1", port))
+                opened.extend([client, array])
+                there = (client, array, nqn.encode(), FAR_NQN.encode())
+                for each in (there, (array, client)):
+                    threading.Thread(target=forward, args=each, daemon=True).start()
+
+    opened: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepting = threading.Thread(target=accept, args=[listener], daemon=True)
+        accepting.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+    for each in opened:
+        each.close()
+
+
+@pytest.mark.parametrize("nqn", ["testnqn-of-some-array-x", "nqn.2005-10.com.3par:ab", "nqn.2022-13.io:any name"])
+@pytest.mark.parametrize("hostnqn", ["", "testhost"])
+def test_an_array_and_a_host_may_have_names_of_any_form(world: World, nqn: str, hostnqn: str) -> None:
+    controller(world)
+    more = {"hostnqn": hostnqn} if hostnqn else {}
+    with renamed(world.ports[0], nqn) as port:
+        made = world.make("NvmePath", "p0", path_to(port, nqn=nqn, **more), ARRAY)
+        assert made["fabrics"]["subnqn"] == nqn
+        (only,) = ctrlrs(world)
+        assert only["trid"]["subnqn"] == nqn
+        assert not hostnqn or only["host"]["nqn"] == hostnqn
+        assert world.target.bdev("arrayn1") is not None
+        assert world.make("NvmePath", "p0", path_to(port, nqn=nqn, **more), ARRAY) == made
+        world.delete("NvmePath", P0)
+        assert ctrlrs(world) == []
+
+
+@pytest.mark.parametrize("nqn", ["nqn.2014-08.org.nvmexpress.discovery", "nqn.2014-08.org.nvmexpress.discovery:x"])
+def test_a_discovery_subsystem_is_refused_for_it_has_no_volumes(world: World, nqn: str) -> None:
+    world.remote_controller()
+    problem = failing(lambda: world.make("NvmePath", "p0", path_to(world.ports[0], nqn=nqn), ARRAY))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_path.fabrics.subnqn")
+    assert "it has no volumes" in problem.message
 
 
 # Arrays that do not answer

@@ -107,6 +107,19 @@ def test_a_serial_number_is_chosen_where_none_is_given(world: World) -> None:
     assert world.subsystem("other", f"{NQN}:other")["spec"]["serial_number"] != made["spec"]["serial_number"]
 
 
+@pytest.mark.parametrize(("most", "taken"), [(65_536, True), (65_537, False), (2**32 - 2, False), (2**40, False)])
+def test_there_is_a_bound_on_what_the_target_takes_memory_for(world: World, most: int, taken: bool) -> None:
+    if taken:
+        world.subsystem(max_namespaces=most)
+        assert on_target(world)["max_namespaces"] == most
+        return
+    world.quiet()
+    problem = failing(lambda: world.subsystem(max_namespaces=most))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "nvme_subsystem.spec.max_namespaces")
+    assert "it must be 0 to 65536: the target takes memory for each namespace that there may be" in problem.message
+    assert world.asked() == []
+
+
 def test_a_full_subsystem_takes_no_further_namespace(world: World) -> None:
     world.subsystem(max_namespaces=1)
     world.null_volume("v0")

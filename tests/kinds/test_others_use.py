@@ -181,7 +181,7 @@ def test_drift_of_what_another_uses_is_left(frail: World) -> None:
     frail.target.rpc("bdev_null_create", name="vol", num_blocks=4096, block_size=512, uuid=uuid)
     with _namespace(frail, "vol"):
         before = standing(frail)
-        wait_until(lambda: "nullVolumes/vol cannot be brought" in log(frail), "the bridge has looked", 40)
+        wait_until(lambda: "nullVolumes/vol cannot be brought" in log(frail), "the bridge has looked")
         assert standing(frail) == before
 
 

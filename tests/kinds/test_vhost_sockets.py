@@ -115,7 +115,7 @@ def test_a_target_that_died_gets_its_devices_back(crowded: World) -> None:
     crowded.target.kill()
     assert (crowded.folder / "blk").is_socket()
     crowded.target.start()
-    wait_until(lambda: crowded.target.vhost("blk") and crowded.target.vhost("tgt"), "the devices are back", 30)
+    wait_until(lambda: crowded.target.vhost("blk") and crowded.target.vhost("tgt"), "the devices are back")
 
 
 def test_a_device_does_not_come_back_at_the_cost_of_a_socket_that_came_meanwhile(crowded: World) -> None:
@@ -129,10 +129,10 @@ def test_a_device_does_not_come_back_at_the_cost_of_a_socket_that_came_meanwhile
         listening.listen()
         crowded.target.start()
         log = crowded.opi
-        wait_until(lambda: "virtioBlks/blk cannot be brought to what was asked" in log.log, "it was tried", 30)
+        wait_until(lambda: "virtioBlks/blk cannot be brought to what was asked" in log.log, "it was tried")
         with socket.socket(socket.AF_UNIX) as knocking:
             knocking.connect(str(crowded.folder / "blk"))
-    wait_until(lambda: crowded.target.vhost("blk"), "the device is back", 90)
+    wait_until(lambda: crowded.target.vhost("blk"), "the device is back")
 
 
 def test_a_path_that_is_longer_than_a_sockets_is_refused(tmp_path: Path) -> None:

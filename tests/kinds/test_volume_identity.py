@@ -120,11 +120,11 @@ def test_a_stranger_under_the_volumes_name_is_not_used(world: World, user: User)
     told = _told(world, user)
     world.target.rpc("bdev_malloc_delete", name="theirs")
     _theirs(world, STRANGERS_UUID)
-    wait_until(told, "the bridge says that the volume is another", seconds=60)
+    wait_until(told, "the bridge says that the volume is another")
     assert user.uses(world) is None
     world.target.rpc("bdev_malloc_delete", name="theirs")
     _theirs(world)
-    wait_until(lambda: user.uses(world) == "theirs", "the volume is back, and in use", seconds=60)
+    wait_until(lambda: user.uses(world) == "theirs", "the volume is back, and in use")
     world.clear()
     _forget_strangers(world)
 
@@ -133,9 +133,9 @@ def test_only_a_reference_by_name_means_the_name(world: World, user: User) -> No
     _theirs(world)
     user.make(world, "theirs")
     world.target.rpc("bdev_malloc_delete", name="theirs")
-    wait_until(lambda: user.uses(world) is None, "the volume is gone", seconds=60)
+    wait_until(lambda: user.uses(world) is None, "the volume is gone")
     _theirs(world, STRANGERS_UUID)
-    wait_until(lambda: user.uses(world) == "theirs", "the bdev of that name is in use", seconds=60)
+    wait_until(lambda: user.uses(world) == "theirs", "the bdev of that name is in use")
     world.clear()
     _forget_strangers(world)
 
@@ -146,10 +146,10 @@ def test_a_stranger_in_the_place_of_a_managed_volume_is_not_used(world: World, u
     told = _told(world, user)
     world.target.rpc("bdev_malloc_delete", name="vol")
     world.target.rpc("bdev_malloc_create", name="vol", num_blocks=2048, block_size=512, uuid=STRANGERS_UUID)
-    wait_until(told, "the bridge says that the volume is another", seconds=60)
+    wait_until(told, "the bridge says that the volume is another")
     assert user.uses(world) is None
     world.target.rpc("bdev_malloc_delete", name="vol")
-    wait_until(lambda: user.uses(world) == "vol", "the volume is back, and in use", seconds=60)
+    wait_until(lambda: user.uses(world) == "vol", "the volume is back, and in use")
 
 
 def test_a_namespace_that_is_taken_off_is_offline_and_keeps_its_identity(world: World) -> None:
@@ -160,7 +160,7 @@ def test_a_namespace_that_is_taken_off_is_offline_and_keeps_its_identity(world: 
     told = _told(world, user)
     world.target.rpc("bdev_malloc_delete", name="theirs")
     _theirs(world, STRANGERS_UUID)
-    wait_until(told, "the bridge says so", seconds=60)
+    wait_until(told, "the bridge says so")
     after = world.get(user.noun, user.name)
     assert after["spec"] == before["spec"]
     assert after["status"]["oper_state"] == "OPER_STATE_OFFLINE"
@@ -178,16 +178,16 @@ def test_a_namespace_whose_number_the_array_gives_to_another_volume_is_not_used(
     far = world.far
     held = far.rpc("nvmf_get_subsystems", nqn=FAR_NQN)[0]["namespaces"][0]
     far.rpc("nvmf_subsystem_remove_ns", nqn=FAR_NQN, nsid=1)
-    wait_until(lambda: world.target.bdev("arrayn1") is None, "the array has taken the namespace away", seconds=60)
+    wait_until(lambda: world.target.bdev("arrayn1") is None, "the array has taken the namespace away")
     far.rpc("bdev_malloc_create", name="Other", num_blocks=2048, block_size=512)
     far.rpc("nvmf_subsystem_add_ns", nqn=FAR_NQN, namespace={"bdev_name": "Other", "nsid": 1})
-    wait_until(told, "the bridge says that the volume is another", seconds=60)
+    wait_until(told, "the bridge says that the volume is another")
     assert user.uses(world) is None
     far.rpc("nvmf_subsystem_remove_ns", nqn=FAR_NQN, nsid=1)
-    wait_until(lambda: world.target.bdev("arrayn1") is None, "the array has taken the namespace away", seconds=60)
+    wait_until(lambda: world.target.bdev("arrayn1") is None, "the array has taken the namespace away")
     same = {key: held[key] for key in ("bdev_name", "nsid", "nguid", "uuid")}
     far.rpc("nvmf_subsystem_add_ns", nqn=FAR_NQN, namespace=same)
-    wait_until(lambda: user.uses(world) == "arrayn1", "the volume is back, and in use", seconds=60)
+    wait_until(lambda: user.uses(world) == "arrayn1", "the volume is back, and in use")
 
 
 # A name of a remote controller's

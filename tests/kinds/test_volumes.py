@@ -59,6 +59,23 @@ def test_a_geometry_that_the_target_would_not_take_is_refused(world: World, noun
     assert world.asked() == []
 
 
+def test_a_volume_that_the_targets_memory_does_not_hold_is_told_so(world: World) -> None:
+    problem = failing(lambda: world.malloc_volume("vol", 2**46 // 512))
+    assert problem.code == "RESOURCE_EXHAUSTED"
+    assert "memory" in problem.message
+    assert world.page("MallocVolume")[0] == []
+    assert world.leftovers() == {}
+
+
+@pytest.mark.parametrize(("metadata_size", "blocks_count"), [(0, 2**46 // 512 + 1), (8, 2**46 // 520 + 1), (0, 2**54)])
+def test_no_memory_volume_is_larger_than_any_memory(world: World, metadata_size: int, blocks_count: int) -> None:
+    world.quiet()
+    problem = failing(lambda: world.malloc_volume("vol", blocks_count, metadata_size=metadata_size))
+    assert (problem.code, problem.field) == ("INVALID_ARGUMENT", "malloc_volume.blocks_count")
+    assert "the volume is memory of the target" in problem.message
+    assert world.asked() == []
+
+
 @pytest.mark.parametrize("metadata_size", [0, 8, 16, 64, 128])
 def test_metadata_comes_with_each_block(world: World, metadata_size: int) -> None:
     made = world.malloc_volume("vol", metadata_size=metadata_size)

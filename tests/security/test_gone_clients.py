@@ -18,6 +18,7 @@ import pytest
 
 from tests.http.web import Web, problem_of, web
 from tests.support.bridge import METHODS, CallError
+from tests.support.patience import PATIENCE_S
 from tests.support.target import Emulator, emulator, wait_until
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -72,7 +73,7 @@ def _calls(path: str, number: int, timeout_ms: int) -> bytes:
 @contextlib.contextmanager
 def _gone(place: tuple[str, int]) -> Iterator[socket.socket]:
     """A connection that is reset in the end."""
-    with socket.create_connection(place, 20) as connection:
+    with socket.create_connection(place, PATIENCE_S) as connection:
         yield connection
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _HANG_UP)
 
@@ -92,7 +93,7 @@ def test_grpc_clients_whose_deadline_passes_while_they_are_answered(served: Web,
     host, _, port = served.address.rpartition(":")
     choose = random.Random(1)
     for _ in range(400):
-        with socket.create_connection((host, int(port)), 20) as connection:
+        with socket.create_connection((host, int(port)), PATIENCE_S) as connection:
             connection.sendall(_PREFACE + _calls(path, choose.randint(1, 60), choose.randint(1, 8)))
             threading.Event().wait(choose.uniform(0, 0.015))
 
@@ -134,7 +135,7 @@ def test_http_clients_that_hang_up_while_they_are_answered(served: Web, path: st
 )
 def test_http_clients_that_send_trash_behind_a_request(served: Web, path: str, trash: Any) -> None:
     for _ in range(20):
-        with socket.create_connection(served.place, 20) as connection:
+        with socket.create_connection(served.place, PATIENCE_S) as connection:
             connection.sendall(trash(path))
             answered = b""
             while received := connection.recv(1 << 16):
@@ -154,11 +155,11 @@ def test_http_clients_that_break_off_their_body(served: Web) -> None:
 def test_a_stop_tells_clients_whose_requests_outlast_it(tmp_path: Path, spdk: Emulator) -> None:
     answers: list[Any] = []
     with web(tmp_path, spdk=spdk.socket, state="memory:", log_format="json", drain_s="0.5") as daemon:
-        spdk.rpc("emulator_inject_fault", method="bdev_null_create", action="delay", delay_ms=6_000)
+        spdk.rpc("emulator_inject_fault", method="bdev_null_create", action="hold")
 
         def over_http() -> None:
             body = {"block_size": 512, "blocks_count": 64}
-            answers.append(problem_of(httpx.post(f"{daemon.url}/v1/nullVolumes", json=body, timeout=30)))
+            answers.append(problem_of(httpx.post(f"{daemon.url}/v1/nullVolumes", json=body, timeout=PATIENCE_S)))
 
         def over_grpc() -> None:
             volume = {"block_size": 512, "blocks_count": 64}
@@ -173,8 +174,9 @@ def test_a_stop_tells_clients_whose_requests_outlast_it(tmp_path: Path, spdk: Em
         wait_until(lambda: spdk.rpc("emulator_call_counts")["calls"].get("bdev_null_create") == 2, "both are at work")
         assert daemon._process is not None
         daemon._process.send_signal(signal.SIGTERM)
-        assert daemon._process.wait(30) == 0
         for client in clients:
             client.join()
+        spdk.rpc("emulator_clear_faults")
+        assert daemon._process.wait(PATIENCE_S) == 0
         assert sorted(answers, key=str) == [(503, 14, ""), "UNAVAILABLE"]
         assert [line for line in complaints(daemon.log) if "error" in line or "Traceback" in line] == []

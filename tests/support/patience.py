@@ -23,3 +23,9 @@ async def until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> 
 
 async def _outcome(told: Any) -> Any:
     return await told if inspect.isawaitable(told) else told
+
+
+async def spin(turns: int = 50) -> None:
+    """Lets everything else run that is ready in this event loop."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

@@ -16,6 +16,8 @@ from typing import Any
 from tests.support.patience import PATIENCE_S
 from tests.support.program import started
 
+DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
+
 
 class RpcError(Exception):
     """The target answered an error."""
@@ -82,9 +84,15 @@ class Target:
         except RpcError:
             return None
 
+    def discovery_listeners(self) -> list[dict[str, Any]]:
+        """Where hosts can discover, without SPDK's saying that it will not for ever."""
+        found = self.subsystem(DISCOVERY_NQN)
+        return found["listen_addresses"] if found is not None else []
+
     def inventory(self) -> dict[str, list[str]]:
         """The names of everything on the target that a test could have left."""
         return {
+            "discovery": [f"{a['traddr']} {a['trsvcid']}" for a in self.discovery_listeners()],
             "subsystems": [s["nqn"] for s in self.rpc("nvmf_get_subsystems") if s["subtype"] != "Discovery"],
             "vhost": [v["ctrlr"] for v in self.rpc("vhost_get_controllers")],
             "remote": [c["name"] for c in self.rpc("bdev_nvme_get_controllers")],
@@ -96,6 +104,8 @@ class Target:
     def clean(self) -> None:
         """Removes everything: front ends first, then bdevs from the top, then keys."""
         left = self.inventory()
+        for address in self.discovery_listeners():
+            self.rpc("nvmf_subsystem_remove_listener", nqn=DISCOVERY_NQN, listen_address=address)
         for nqn in left["subsystems"]:
             self.rpc("nvmf_delete_subsystem", nqn=nqn)
         for name in left["vhost"]:

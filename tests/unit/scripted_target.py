@@ -14,10 +14,8 @@ from typing import Any, TypeVar
 from opi_spdk_bridge import deadline
 from opi_spdk_bridge.spdk.client import Client
 from tests.support.clock import Clock
-from tests.support.patience import HOUR_S, PATIENCE_S
+from tests.support.patience import HOUR_S, PATIENCE_S, spin
 from tests.support.patience import until as until
-
-from .fakes import spin
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import uuid
 import zlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.emulator.fabric.nqn import is_valid_nqn
 from opi_spdk_bridge.kinds.shared import rules
 
 UUID_NQN = "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
@@ -56,6 +58,55 @@ def test_what_is_no_nqn_is_refused(nqn: str) -> None:
 
 def test_the_discovery_subsystems_name_is_refused() -> None:
     refused(lambda: rules.nqn("nqn.2014-08.org.nvmexpress.discovery", "spec.x"), "discovery")
+
+
+@given(st.from_regex(r"nqn\.[0-9]{4}-[01][0-9]\.[a-zA-Z0-9.-]{0,70}:.{0,3}", fullmatch=True))
+def test_what_is_taken_for_an_nqn_the_target_takes_too(nqn: str) -> None:
+    with contextlib.suppress(errors.InvalidArgument):
+        rules.nqn(nqn, "spec.x")
+        assert is_valid_nqn(nqn)
+
+
+ELSEWHERE = [
+    "testnqn",
+    "nqn.2005-10.com.3par:x",
+    "nqn.1992-08.com.netapp:sn.1:subsystem.a",
+    "x",
+    "two words",
+    "語" * 74 + "x",
+]
+
+
+@pytest.mark.parametrize("rule", [rules.sent_nqn, rules.remote_nqn])
+@pytest.mark.parametrize("name", [*ELSEWHERE, "nqn.2022-13.io.spdk:a", UUID_NQN + "0"])
+def test_elsewhere_any_name_that_can_be_sent_is_taken(rule: Callable[[str, str], None], name: str) -> None:
+    rule(name, "spec.x")
+
+
+@pytest.mark.parametrize("rule", [rules.sent_nqn, rules.remote_nqn])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "has 0 bytes"),
+        ("x" * 224, "has 224 bytes"),
+        ("語" * 75, "has 225 bytes"),
+        ("a\nb", "printed"),
+        ("a\0", "printed"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(rule: Callable[[str, str], None], name: str, why: str) -> None:
+    refused(lambda: rule(name, "spec.x"), why)
+
+
+@pytest.mark.parametrize("rest", ["", ":x"])
+def test_a_discovery_subsystem_elsewhere_has_no_volumes(rest: str) -> None:
+    refused(lambda: rules.remote_nqn(f"nqn.2014-08.org.nvmexpress.discovery{rest}", "spec.x"), "it has no volumes")
+
+
+def test_why_there_is_an_upper_bound_is_told_to_who_is_above_it() -> None:
+    rules.within(9, 1, 9, "spec.x", "no room")
+    refused(lambda: rules.within(10, 1, 9, "spec.x", "no room"), r"is 10; it must be 1 to 9: no room$")
+    refused(lambda: rules.within(0, 1, 9, "spec.x", "no room"), r"is 0; it must be 1 to 9$")
 
 
 @pytest.mark.parametrize("filler", ["a", "é", "語"])

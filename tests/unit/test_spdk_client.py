@@ -17,9 +17,8 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from tests.support.clock import Clock
-from tests.support.patience import HOUR_S, PATIENCE_S
+from tests.support.patience import HOUR_S, PATIENCE_S, spin
 
-from .fakes import spin
 from .scripted_target import METHODS, ScriptedTarget, overdue, scripted, until
 
 Pair = tuple[ScriptedTarget, Client]

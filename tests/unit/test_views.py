@@ -11,9 +11,8 @@ from opi_spdk_bridge.spdk.client import Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
 from tests.support.clock import Clock
-from tests.support.patience import HOUR_S
+from tests.support.patience import HOUR_S, spin
 
-from .fakes import spin
 from .scripted_target import ScriptedTarget, scripted, until
 
 Pair = tuple[ScriptedTarget, Client]

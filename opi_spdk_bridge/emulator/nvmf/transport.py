@@ -13,8 +13,8 @@ from errno import EADDRNOTAVAIL, EEXIST, EINVAL, ENAMETOOLONG
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..fabric.trid import TransportId
 from ..registry import errno_error
-from .trid import TransportId
 
 UNLIMITED = 2**32 - 1
 SOCKET_PATH_MAX = 107

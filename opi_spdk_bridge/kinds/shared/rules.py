@@ -37,6 +37,27 @@ def nqn(value: str, field: str) -> None:
         raise errors.InvalidArgument(f"{field} {wrong}", field=field)
 
 
+def sent_nqn(value: str, field: str) -> None:
+    """A name that the target's initiator sends: SPDK takes any of 1 to 223 bytes (bdev_nvme_attach_controller).
+
+    Arrays have subsystems, and know hosts, by names that `nqn` refuses, such as testnqn and nqn.2005-10.com.3par:x.
+    """
+    wrong = ""
+    if not 1 <= len(value.encode()) <= 223:
+        wrong = f"has {len(value.encode())} bytes; 1 to 223 can be sent"
+    elif not value.isprintable():
+        wrong = "has characters that cannot be printed"
+    if wrong:
+        raise errors.InvalidArgument(f"{field} {wrong}", field=field)
+
+
+def remote_nqn(value: str, field: str) -> None:
+    """The name of a subsystem elsewhere; not of a discovery subsystem, which SPDK tells by how the name begins."""
+    sent_nqn(value, field)
+    if value.startswith(_DISCOVERY_NQN):
+        raise errors.InvalidArgument(f"{field} is a discovery subsystem's name: it has no volumes", field=field)
+
+
 def printable_ascii(value: str, longest: int, field: str) -> None:
     """At most `longest` printable ASCII characters (NVMe Base Specification 2.0, section 1.4.2: ASCII strings)."""
     if len(value) > longest:
@@ -108,7 +129,8 @@ def address(value: str, version: int, field: str) -> str:
     return str(parsed)
 
 
-def within(value: int, lowest: int, highest: int, field: str) -> None:
-    """An integer within bounds, both included."""
+def within(value: int, lowest: int, highest: int, field: str, why: str = "") -> None:
+    """An integer within bounds, both included; `why` is told where the upper one is no matter of course."""
     if not lowest <= value <= highest:
-        raise errors.InvalidArgument(f"{field} is {value}; it must be {lowest} to {highest}", field=field)
+        reason = f": {why}" if why and value > highest else ""
+        raise errors.InvalidArgument(f"{field} is {value}; it must be {lowest} to {highest}{reason}", field=field)
