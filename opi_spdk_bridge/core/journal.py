@@ -58,13 +58,13 @@ class Journal:
         await self._write(Change([self._row(record)]))
         self._intents[record.name] = self._store.sync()
 
-    async def conclude(self, name: str, record: AnyRecord | None) -> None:
-        """Puts the record in the place of what is kept as `name`, or nothing; raises Unavailable.
+    async def conclude(self, name: str, record: AnyRecord | None, others: Sequence[AnyRecord] = ()) -> None:
+        """Puts the record in the place of what is kept as `name`, or nothing, and with it `others`; raises Unavailable.
 
         Returns when that survives this process and what `intend` has kept as `name` survives the machine.
         """
-        puts = [] if record is None else [self._row(record)]
-        await self._write(Change(puts, [] if puts and puts[0].name == name else [name]))
+        puts = [self._row(each) for each in (record, *others) if each is not None]
+        await self._write(Change(puts, [] if record is not None and record.name == name else [name]))
         if name in self._intents:
             await self._durable(self._intents.pop(name), [name])
 

@@ -148,6 +148,10 @@ class Kind(ABC, Generic[M, P]):
         """The volume that this resource is to others, for kinds that are volumes."""
         return None
 
+    def follow(self, own: P, was: Volume, now: Volume) -> P:
+        """What is to be kept of a resource that may stand on a volume which the target gave another identity."""
+        return own
+
     def nqn(self, record: Record[M, P]) -> str:
         """The NVMe subsystem through which hosts see it; "" for other kinds."""
         return ""

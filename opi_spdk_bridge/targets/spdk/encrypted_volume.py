@@ -44,7 +44,8 @@ class EncryptedVolumeSide(BdevSide[EncryptedVolume, Encrypted]):
         wanted = record.own.crypto_key
         stale = self._destroy(keys_of(record) - {wanted})
         if seen is not None and _key_of(seen) == wanted and seen.on_volume:
-            return stale
+            unknown = [] if seen.uuid == record.own.crypto_uuid else [self._identify(record)]
+            return [*stale, *unknown]
         old = [] if seen is None else [self._deletion(record, seen)]  # a change was broken off
         return [*old, *self._make(record), *stale]
 
@@ -69,8 +70,11 @@ class EncryptedVolumeSide(BdevSide[EncryptedVolume, Encrypted]):
             Step(f"key {key} is missing", create_key, methods.accel_crypto_key_destroy(key), already=exists),
             required(record, _FIELD),
             Step(f"bdev {record.id} is missing", create, self._take_down(record), guarded=True),
-            Step(f"the UUID of bdev {record.id} is not known", methods.bdev_get_bdev(record.id), learn=_identified),
+            self._identify(record),
         ]
+
+    def _identify(self, record: Record[EncryptedVolume, Encrypted]) -> Step:
+        return Step(f"the UUID of bdev {record.id} is not known", methods.bdev_get_bdev(record.id), learn=_identified)
 
     def recognise(self, record: Record[EncryptedVolume, Encrypted], seen: Bdev) -> Encrypted:
         return _identified(seen)(record.own)
