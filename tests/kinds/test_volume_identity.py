@@ -155,7 +155,7 @@ def _followed_to_another_identity(world: World, user: User) -> None:
     _theirs(world, STRANGERS_UUID)
     wait_until(told, "the bridge says that the user follows")
     wait_until(lambda: user.uses(world) == "moved", "the volume is back, and in use")
-    world.opi.kill()  # type: ignore[attr-defined]  (a bridge, which is a process)
+    world.opi.kill()  # type: ignore[attr-defined]
     world.opi.start()  # type: ignore[attr-defined]
     world.get(user.noun, user.name)
     assert user.uses(world) == "moved", "the new identity was kept"
