@@ -28,9 +28,8 @@ _FIELD = "volume_name_ref"
 _KEY_PREFIX = "opi-"
 _STAND_IN_BYTES = 512
 
-_FOR_A_MOMENT = ("bdev_get_bdevs", "bdev_crypto_create")
-_ON_THE_BASE = (*_FOR_A_MOMENT, "bdev_crypto_delete")
-"""Calls that the base decides on: a vbdev that cannot be deleted is gone with it."""
+_ON_THE_BASE = ("bdev_get_bdevs", "bdev_crypto_create")
+"""Calls that the base decides on."""
 
 
 class EncryptedVolumeKind(BdevKind[EncryptedVolume]):
@@ -177,8 +176,9 @@ class EncryptedVolumeKind(BdevKind[EncryptedVolume]):
         if error.method == "bdev_crypto_delete" and record.previous is not None:
             found = record.previous  # what was to be replaced is away
         base = found.private[_BASE]
-        blocked = await why_not_claimable(self, found, base, _FIELD) if error.method in _ON_THE_BASE else None
-        if blocked is None and error.method in _FOR_A_MOMENT and error.gone:
+        away = error.method == "bdev_crypto_delete" and await self.target.view().bdev(base) is None
+        blocked = await why_not_claimable(self, found, base, _FIELD) if away or error.method in _ON_THE_BASE else None
+        if blocked is None and error.method in _ON_THE_BASE and error.gone:
             text = f"bdev {base} or the key was gone from the target for a moment: try again"
             return errors.Aborted(text, resource=record.name)
         return blocked or await super().diagnose(record, failure)

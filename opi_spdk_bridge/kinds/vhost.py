@@ -76,6 +76,9 @@ class VhostKind(SpdkKind[M, VhostController]):
         if isinstance(error, SpdkError) and error.method == "vhost_delete_controller" and error.is_errno(errno.EBUSY):
             text = f"the vhost device {record.id} is in use: a guest is connected to it"
             return errors.FailedPrecondition(text, resource=record.name)
+        if isinstance(error, SpdkError) and error.method == "vhost_delete_controller" and error.gone:
+            text = f"vhost device {record.id} is not on the target any more: the bridge will restore it, try again then"
+            return errors.Aborted(text, resource=record.name)
         if isinstance(error, SpdkError) and error.method.startswith("vhost_create_") and error.is_errno(errno.EIO):
             text = f"the target cannot make a socket {record.id} in its vhost folder: it has a file there, or may not"
             return errors.FailedPrecondition(text, resource=record.name)

@@ -21,6 +21,8 @@ from opi_spdk_bridge.spdk.view import View
 
 _BDEV = "bdev"  # in Record.private: the bdev under the device
 _FIELD = "volume_name_ref"
+_ON_THE_BDEV = ("vhost_create_blk_controller", "bdev_set_qos_limit")
+"""Calls that the bdev decides on."""
 
 
 class VirtioBlkKind(VhostKind[VirtioBlk]):
@@ -114,8 +116,8 @@ class VirtioBlkKind(VhostKind[VirtioBlk]):
         return [*steps, *(self.host.plug(new, now, again=True) if moves else [])]
 
     async def diagnose(self, record: Record, failure: StepFailed) -> errors.BridgeError:
-        creating = isinstance(failure.error, SpdkError) and failure.error.method == "vhost_create_blk_controller"
-        blocked = await why_not_claimable(self, record, record.private[_BDEV], _FIELD) if creating else None
+        on_bdev = isinstance(failure.error, SpdkError) and failure.error.method in _ON_THE_BDEV
+        blocked = await why_not_claimable(self, record, record.private[_BDEV], _FIELD) if on_bdev else None
         return blocked or await super().diagnose(record, failure)
 
     async def measure(self, record: Record) -> Counters:

@@ -190,7 +190,8 @@ class VirtioScsiLunKind(SpdkKind[VirtioScsiLun, ScsiTarget]):
         blocked = await why_not_claimable(self, record, record.private[_BDEV], "volume_name_ref") if adding else None
         if blocked is not None:
             return blocked
-        if await self.target.view().vhost(record.private[_CTRLR]) is None:
+        lost = isinstance(failure.error, SpdkError) and failure.error.gone  # it may have been restored by now
+        if lost or await self.target.view().vhost(record.private[_CTRLR]) is None:
             text = f"vhost device {record.private[_CTRLR]} is not on the target any more: the bridge will restore it"
             return errors.Aborted(text, field="target_name_ref")
         return failure.undiagnosed()
