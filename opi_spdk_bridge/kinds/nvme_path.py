@@ -32,8 +32,9 @@ class NvmePathKind(ContractKind[NvmePath, Own]):
 
     def line(self, resource: NvmePath) -> Line:
         transport = opi.NvmeTransportType.Name(resource.trtype).removeprefix("NVME_TRANSPORT_TYPE_")
-        port = f" {resource.fabrics.trsvcid}" if resource.HasField("fabrics") else ""
-        return Line((f"{transport} {resource.traddr}{port}",))
+        if not resource.HasField("fabrics"):
+            return Line((f"{transport} {resource.traddr}",))
+        return Line((f"{transport} {resource.traddr} {resource.fabrics.trsvcid}", resource.fabrics.subnqn))
 
     def normalise(self, resource: NvmePath) -> None:
         if resource.trtype == opi.NVME_TRANSPORT_TYPE_PCIE:

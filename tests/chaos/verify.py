@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge.cli import offline
 from tests.chaos.ledger import Ledger, State, describe
-from tests.kinds.world import plural
+from tests.kinds.world import NOUNS, parent_noun, plural, singular
 from tests.support.bridge import METHODS, Client
 from tests.support.target import Target
 
@@ -78,11 +78,9 @@ def _message(noun: str, resource: dict[str, Any]) -> Message:
 
 def _store_and_answers(records: dict[str, Record], bridge: Client, found: Findings) -> None:
     listed: set[str] = set()
-    for noun in dict.fromkeys(
-        name.removeprefix("Get") for name in METHODS if f"Stats{name.removeprefix('Get')}" in METHODS
-    ):
-        nested = "parent" in METHODS[f"List{plural(noun)}"].input_type.fields_by_name and noun in _PARENTS
-        parents = [name for name, r in records.items() if r["kind"] == _PARENTS.get(noun)] if nested else [""]
+    for noun in NOUNS:
+        outer = parent_noun(noun)
+        parents = [name for name, record in records.items() if record["kind"] == singular(outer)] if outer else [""]
         for parent in parents:
             answer = bridge.call(f"List{plural(noun)}", {"page_size": 1000, **({"parent": parent} if parent else {})})
             answer.pop("next_page_token", None)
@@ -90,13 +88,6 @@ def _store_and_answers(records: dict[str, Record], bridge: Client, found: Findin
                 listed.add(item["name"])
     found.lost += [f"{name} is in the store and in no list" for name in records.keys() - listed]
     found.orphans += [f"{name} is in a list and not in the store" for name in listed - records.keys()]
-
-
-_PARENTS = {
-    "NvmeController": "nvmeSubsystem",
-    "NvmeNamespace": "nvmeSubsystem",
-    "NvmePath": "nvmeRemoteController",
-}
 
 
 class TargetState:
