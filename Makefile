@@ -10,7 +10,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 PROTO := $(shell find proto -name '*.proto')
 
-.PHONY: help run test test-spdk lint bench chaos lock sbom clean
+.PHONY: help run test test-spdk lint graph bench chaos lock sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,11 +25,15 @@ test-spdk: $(VENV)/installed-dev ## run the tests that can on real targets: SPDK
 	@test -n "$(SPDK)" || { echo "give the target's socket: make test-spdk SPDK=/var/tmp/spdk.sock"; exit 2; }
 	SPDK=$(SPDK) SPDK_FAR=$(SPDK_FAR) $(BIN)/python -m pytest tests/kinds tests/integration tests/clients $(ARGS)
 
-lint: $(VENV)/installed-dev ## ruff, mypy --strict, import-linter
+lint: $(VENV)/installed-dev ## ruff, mypy --strict, import-linter, no circles of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.graph
+
+graph: $(VENV)/installed-dev ## print what imports what, and circles: ARGS=opi_spdk_bridge.emulator for a package
+	$(BIN)/python -m tools.graph $(ARGS)
 
 bench: $(VENV)/installed-dev ## measure, and print the tables of docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -110,7 +110,7 @@ class Scrape:
         metrics: Metrics,
         catalog: Catalog,
         reconciler: Reconciler,
-        connections: Callable[[], tuple[bool, int]],
+        target: Callable[[], tuple[bool, int, float]],
         read: Callable[[], Awaitable[TargetSample]],
         ttl_s: float,
     ) -> None:
@@ -120,7 +120,7 @@ class Scrape:
         self._making = asyncio.Lock()
         self._made_at = float("-inf")
         self._made: dict[str, bytes] = {}  # by content type
-        self._bridge = _Bridge(catalog, reconciler, connections)
+        self._bridge = _Bridge(catalog, reconciler, target)
         self._registry.register(self._bridge)
 
     async def answer(self, request: Request) -> Response:
@@ -146,10 +146,10 @@ class Scrape:
 class _Bridge(Collector):
     """What is counted elsewhere, or read from the target, as metric families."""
 
-    def __init__(self, catalog: Catalog, reconciler: Reconciler, connections: Callable[[], tuple[bool, int]]) -> None:
+    def __init__(self, catalog: Catalog, reconciler: Reconciler, target: Callable[[], tuple[bool, int, float]]) -> None:
         self._catalog = catalog
         self._reconciler = reconciler
-        self._connections = connections
+        self._of_target = target
         self.sample = TargetSample()
 
     def describe(self) -> Iterable[Metric]:
@@ -163,8 +163,11 @@ class _Bridge(Collector):
         yield _paths(self.sample.paths)
 
     def _target(self) -> Iterator[Metric]:
-        connected, count = self._connections()
-        yield GaugeMetricFamily("opi_bridge_spdk_connected", "Whether the target is connected.", float(connected))
+        connected, count, silent_s = self._of_target()
+        text = "Whether the target is connected and answers."
+        yield GaugeMetricFamily("opi_bridge_spdk_connected", text, float(connected))
+        text = "For how long nothing has come from a connected target although a call is waiting."
+        yield GaugeMetricFamily("opi_bridge_spdk_silent_seconds", text, silent_s)
         text = "Connections made to the target since the start."
         yield CounterMetricFamily("opi_bridge_spdk_connections", text, float(count))
 

@@ -253,9 +253,10 @@ def state(context: click.Context, /, **access: Any) -> None:
         return
     from opi_spdk_bridge.cli.client import Reflected
     from opi_spdk_bridge.cli.tree import lines
+    from opi_spdk_bridge.daemon.resources import kinds_only
 
     with Reflected(_access(**access), 30.0) as bridge:
-        for line in lines(bridge):
+        for line in lines(bridge, kinds_only()):
             click.echo(line)
 
 

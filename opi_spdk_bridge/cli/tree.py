@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-Node = tuple[str, list["Node"]]
-Resource = dict[str, Any]
+from google.protobuf import json_format
+from google.protobuf.message import Message
 
-_VOLUMES = ("MallocVolume", "NullVolume", "AioVolume", "EncryptedVolume", "QosVolume")
+from opi_spdk_bridge.core.kind import Kind
+from opi_spdk_bridge.core.registry import Entry, Registry
+
+_DEVICE, _VOLUME = "target_name_ref", "volume_name_ref"
 
 
 class Bridge(Protocol):
@@ -18,105 +24,92 @@ class Bridge(Protocol):
     def call(self, name: str, request: str) -> dict[str, Any]: ...
 
 
-def lines(bridge: Bridge) -> Iterator[str]:
-    """The tree's lines."""
-    roots = _Forest(bridge).roots()
-    if not roots:
-        yield "(nothing yet)"
-    for root in roots:
-        yield from _draw(root, "", "")
+def lines(bridge: Bridge, registry: Registry) -> Iterator[str]:
+    """The tree's lines, of resources of the registry's kinds."""
+    forest = _Forest(bridge, registry)
+    drawn = [line for root in forest.roots() for line in forest.draw(root, "", "")]
+    yield from drawn or ["(nothing yet)"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    entry: Entry
+    name: str
+    resource: Any
+
+    @property
+    def id(self) -> str:
+        return self.name.rpartition("/")[2]
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}  {self.entry.kind.line(self.resource)}".rstrip()
+
+    def reference(self, field: str) -> str:
+        """What such a field of the resource, or of its spec, has; "" where it has none."""
+        parts: list[Any] = [self.resource, getattr(self.resource, "spec", None)]
+        return next((str(value) for part in parts if (value := getattr(part, field, ""))), "")
+
+    def spellings(self) -> set[str]:
+        """All in which others can refer to it."""
+        return {self.name, f"volumes/{self.id}", self.id, getattr(self.resource, "uuid", "")} - {""}
+
+
+def _by_spelling(nodes: Iterable[_Node]) -> dict[str, _Node]:
+    return {spelling: node for node in nodes for spelling in node.spellings()}
 
 
 class _Forest:
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, registry: Registry) -> None:
         self._bridge = bridge
-        self._volumes = {item["name"]: item for kind in _VOLUMES for item in self._list(kind)}
-        self._shown: set[str] = set()
+        entries = list(registry.values())
+        self._top = [node for entry in entries if len(entry.names.collections) == 1 for node in self._list(entry, "")]
+        self._below: defaultdict[str, list[_Node]] = defaultdict(list)
+        for entry in entries:
+            for parent in self._top:
+                if entry.names.collections[:-1] == parent.entry.names.collections:
+                    self._below[parent.name] += self._list(entry, parent.name)
+        devices = _by_spelling(node for node in self._top if not node.reference(_DEVICE))
+        for node in [node for node in self._top if node.reference(_DEVICE) in devices]:
+            self._below[devices[node.reference(_DEVICE)].name].append(node)
+            self._top.remove(node)
+        is_volume = [node for node in self._top if type(node.entry.kind).volume is not Kind.volume]
+        self._volumes = _by_spelling(is_volume)
 
-    def roots(self) -> list[Node]:
-        """Front ends first, then remote controllers, then the volumes that nothing stands on."""
-        luns = self._list("VirtioScsiLun")
-        roots = [self._subsystem(item) for item in self._list("NvmeSubsystem")]
-        roots += [(f"{item['name']}  {_function(item)}", [self._volume(item)]) for item in self._list("VirtioBlk")]
-        for item in (*self._list("VirtioScsiController"), *self._list("VirtioScsiTarget")):
-            below = [
-                (lun["name"], [self._volume(lun)]) for lun in luns if _id(lun["target_name_ref"]) == _id(item["name"])
-            ]
-            roots.append((f"{item['name']}  {_function(item)}".rstrip(), below))
-        roots += [self._remote(item) for item in self._list("NvmeRemoteController")]
-        stacked = [self._stack(item) for item in self._volumes.values() if "volume_name_ref" in item]
-        stacked += [self._stack(item) for item in self._volumes.values() if "volume_name_ref" not in item]
-        return roots + [(text, below) for text, below in stacked if text.partition("  ")[0] not in self._shown]
+    def roots(self) -> list[_Node]:
+        """Front ends first, then the rest, volumes that stand on others before those, but for what others stand on."""
+        users = [*self._top, *itertools.chain.from_iterable(self._below.values())]
+        used = {volume.name for node in users if (volume := self._volumes.get(node.reference(_VOLUME)))}
+        roots = [node for node in self._top if node.name not in used]
+        return sorted(roots, key=lambda node: (not node.entry.kind.front_end, node.name in self._volumes))
 
-    def _subsystem(self, item: Resource) -> Node:
-        name, spec = item["name"], item["spec"]
-        children = [_controller(child) for child in self._list("NvmeController", name)]
-        for child in self._list("NvmeNamespace", name):
-            state = child.get("status", {}).get("oper_state", "unknown").removeprefix("OPER_STATE_").lower()
-            text = f"{child['name']}  NSID {child['spec'].get('host_nsid', '?')}  {state}"
-            children.append((text, [self._volume(child["spec"])]))
-        host = f"host {spec['hostnqn']}" if "hostnqn" in spec else "any host"
-        return f"{name}  {spec['nqn']}  {host}", children
+    def draw(self, node: _Node, first: str, rest: str) -> Iterator[str]:
+        """The lines of a resource and of all below it."""
+        yield first + node.text
+        below: list[_Node | str] = list(self._below[node.name])
+        reference = node.reference(_VOLUME)
+        if reference:
+            below.append(self._volumes.get(reference, reference))
+        for number, child in enumerate(below):
+            last = number == len(below) - 1
+            branch, more = ("└── ", "    ") if last else ("├── ", "│   ")
+            if isinstance(child, str):
+                yield rest + branch + child
+            else:
+                yield from self.draw(child, rest + branch, rest + more)
 
-    def _remote(self, item: Resource) -> Node:
-        paths: list[Node] = []
-        for path in self._list("NvmePath", item["name"]):
-            at = f"{path['traddr']} {path.get('fabrics', {}).get('trsvcid', '')}".rstrip()
-            paths.append((f"{path['name']}  {_last_word(path['trtype'])} {at}", []))
-        return f"{item['name']}  multipath {_last_word(item['multipath']).lower()}", paths
-
-    def _volume(self, item: Resource) -> Node:
-        """What a resource stands on: a managed volume, by any of its spellings, or something of the target's."""
-        reference = item["volume_name_ref"]
-        for name, volume in self._volumes.items():
-            if reference in (name, f"volumes/{_id(name)}", _id(name), volume.get("uuid")):
-                self._shown.add(name)
-                return self._stack(volume)
-        return reference, []
-
-    def _stack(self, volume: Resource) -> Node:
-        size = f"{volume['blocks_count']} blocks of {volume['block_size']} bytes" if "blocks_count" in volume else ""
-        below = [self._volume(volume)] if "volume_name_ref" in volume else []
-        return f"{volume['name']}  {size}".rstrip(), below
-
-    def _list(self, kind: str, parent: str = "") -> list[Resource]:
+    def _list(self, entry: Entry, parent: str) -> Iterator[_Node]:
         """Every resource of a kind, all pages."""
-        items: list[Resource] = []
-        token = ""
+        noun, token = entry.kind.message.DESCRIPTOR.name, ""
         while True:
             request = {"page_size": 1000, "page_token": token, **({"parent": parent} if parent else {})}
-            answer = self._bridge.call(f"List{kind}s", json.dumps(request))
-            items += next((value for value in answer.values() if isinstance(value, list)), [])
+            answer = self._bridge.call(f"List{noun}s", json.dumps(request))
+            for item in next((value for value in answer.values() if isinstance(value, list)), []):
+                yield _Node(entry, item["name"], _read(entry, item))
             token = answer.get("next_page_token", "")
             if not token:
-                return items
+                return
 
 
-def _controller(item: Resource) -> Node:
-    spec = item["spec"]
-    if "fabrics_id" in spec:
-        at = f"{spec['fabrics_id']['traddr']} port {spec['fabrics_id']['trsvcid']}"
-    else:
-        at = f"PCI function {spec['pcie_id'].get('physical_function', 0)}"
-    active = "active" if item.get("status", {}).get("active") else "not active"
-    return f"{item['name']}  {_last_word(spec['trtype'])} {at}  {active}", []
-
-
-def _function(item: Resource) -> str:
-    return f"PCI function {item['pcie_id'].get('physical_function', 0)}" if "pcie_id" in item else ""
-
-
-def _last_word(value: str) -> str:
-    return value.rpartition("_")[2]
-
-
-def _id(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _draw(node: Node, first: str, rest: str) -> Iterator[str]:
-    text, children = node
-    yield first + text
-    for number, child in enumerate(children):
-        last = number == len(children) - 1
-        yield from _draw(child, rest + ("└── " if last else "├── "), rest + ("    " if last else "│   "))
+def _read(entry: Entry, item: dict[str, Any]) -> Message:
+    return json_format.ParseDict(item, entry.kind.message(), ignore_unknown_fields=True)

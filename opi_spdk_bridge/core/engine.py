@@ -11,7 +11,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.core import fields, paging, requests
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import Journal
-from opi_spdk_bridge.core.kind import Settled, Taken
+from opi_spdk_bridge.core.kind import AnyKind, Settled, Taken, Volume
 from opi_spdk_bridge.core.locks import NameLocks
 from opi_spdk_bridge.core.names import resource_id
 from opi_spdk_bridge.core.record import AnyRecord, Own, Phase, Record
@@ -279,11 +279,28 @@ class Engine:
     async def _ready(self, entry: Entry, record: AnyRecord, own: Own) -> AnyRecord:
         """Stores the outcome of a change that the target carried out."""
         done = replace(record, phase=Phase.READY, previous=None, own=own)
-        if done != self._catalog.record(done.name):
-            await self._store_outcome(done.name, self._journal.conclude(done.name, done))
-            self._catalog.put(done)
+        before = self._catalog.record(done.name)
+        if done != before:
+            following = [] if before is None else [*self._following(before, done)]
+            await self._store_outcome(done.name, self._journal.conclude(done.name, done, following))
+            for changed in (done, *following):
+                self._catalog.put(changed)
+            for changed in following:
+                log.warning("%s: it stands on a volume that has come back with another identity", changed.name)
+                self._unfinished(changed.name)
         self._catalog.show(done.name, entry.side.shown_when_ready(done))
         return done
+
+    def _following(self, before: AnyRecord, after: AnyRecord) -> Iterator[AnyRecord]:
+        """What stands on a volume that the target gave another identity, and on that, holding on to the new ones."""
+        was, now = (self._registry.kinds[after.kind].volume(record) for record in (before, after))
+        if was is None or now is None or not was.identity or not now.identity or was.identity == now.identity:
+            return
+        for user in self._catalog.dependents(after.name):
+            moved = _following(self._registry.kinds[user.kind], user, was, now)
+            if moved != user:
+                yield moved
+                yield from self._following(user, moved)
 
     async def _take_down(self, entry: Entry, record: AnyRecord, view: Any) -> None:
         """Removes a record and what it stands for; what must wait is kept under a name that nobody can ask."""
@@ -378,6 +395,11 @@ class Engine:
         """The resource as clients see it, for the caller to change."""
         answer = self._catalog.answer(record, functools.partial(requests.answer, entry.kind))
         return entry.kind.message.FromString(answer)
+
+
+def _following(kind: AnyKind, record: AnyRecord, was: Volume, now: Volume) -> AnyRecord:
+    previous = None if record.previous is None else _following(kind, record.previous, was, now)
+    return replace(record, own=kind.follow(record.own, was, now), previous=previous)
 
 
 def _with(record: AnyRecord, settled: Settled[Any]) -> AnyRecord:

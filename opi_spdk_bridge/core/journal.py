@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+from google.protobuf.message import DecodeError
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import fields
@@ -44,26 +45,26 @@ class Journal:
         return records
 
     async def load(self) -> list[AnyRecord]:
-        """Every stored record; raises FailedPrecondition for a state of another make."""
+        """Every stored record; raises FailedPrecondition for a state of another make, or a damaged one."""
         rows = await self._store.load()
         unknown = {row.kind for row in rows} - set(self._kinds)
         if unknown:
             text = f"the state has resources of kinds this bridge does not know: {', '.join(sorted(unknown))}"
             raise errors.FailedPrecondition(text)
-        return [self._record(row) for row in rows]
+        return [self._read(row) for row in rows]
 
     async def intend(self, record: AnyRecord) -> None:
         """Keeps what is going to be done; returns when that survives this process; raises Unavailable."""
         await self._write(Change([self._row(record)]))
         self._intents[record.name] = self._store.sync()
 
-    async def conclude(self, name: str, record: AnyRecord | None) -> None:
-        """Puts the record in the place of what is kept as `name`, or nothing; raises Unavailable.
+    async def conclude(self, name: str, record: AnyRecord | None, others: Sequence[AnyRecord] = ()) -> None:
+        """Puts the record in the place of what is kept as `name`, or nothing, and with it `others`; raises Unavailable.
 
         Returns when that survives this process and what `intend` has kept as `name` survives the machine.
         """
-        puts = [] if record is None else [self._row(record)]
-        await self._write(Change(puts, [] if puts and puts[0].name == name else [name]))
+        puts = [self._row(each) for each in (record, *others) if each is not None]
+        await self._write(Change(puts, [] if record is not None and record.name == name else [name]))
         if name in self._intents:
             await self._durable(self._intents.pop(name), [name])
 
@@ -118,6 +119,13 @@ class Journal:
             return record.desired.SerializeToString(), b""
         plain, secret = fields.split(record.desired, paths)
         return plain.SerializeToString(), secret.SerializeToString()
+
+    def _read(self, row: Row) -> AnyRecord:
+        try:
+            return self._record(row)
+        except (ValueError, LookupError, TypeError, AttributeError, DecodeError) as problem:
+            text = f"the state is damaged, or of another version: what it keeps of {row.name!r} cannot be read"
+            raise errors.FailedPrecondition(text) from problem
 
     def _record(self, row: Row) -> AnyRecord:
         facts = orjson.loads(row.facts)

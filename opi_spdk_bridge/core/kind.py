@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol
 from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import AnyRecord, M, Own, P, Record, filled
 
 
@@ -108,6 +109,15 @@ class Kind(ABC, Generic[M, P]):
         """Paths that are filled in when the client leaves them out: shown, never compared."""
         return filled(self.own).keys()
 
+    title: ClassVar[str] = ""
+    """What several of them are called."""
+    front_end: ClassVar[bool] = False
+    """Whether hosts see it as a device, or as what devices belong to."""
+
+    def line(self, resource: M) -> Line:
+        """How a resource, as clients see it, looks in a line."""
+        return Line()
+
     def normalise(self, resource: M) -> None:
         """Unifies spellings of one value, in place."""
 
@@ -137,6 +147,10 @@ class Kind(ABC, Generic[M, P]):
     def volume(self, record: Record[M, P]) -> Volume | None:
         """The volume that this resource is to others, for kinds that are volumes."""
         return None
+
+    def follow(self, own: P, was: Volume, now: Volume) -> P:
+        """What is to be kept of a resource that may stand on a volume which the target gave another identity."""
+        return own
 
     def nqn(self, record: Record[M, P]) -> str:
         """The NVMe subsystem through which hosts see it; "" for other kinds."""

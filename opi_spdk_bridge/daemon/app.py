@@ -19,8 +19,8 @@ from starlette.routing import Route
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api.bind import bind
 from opi_spdk_bridge.api.extras import extras
-from opi_spdk_bridge.api.gateway import HttpServer
 from opi_spdk_bridge.api.health import Check
+from opi_spdk_bridge.api.http_server import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.limits import Limits, allow_files
 from opi_spdk_bridge.api.metrics import Metrics, Scrape
@@ -187,7 +187,11 @@ async def _core(
     observer: Observer,
 ) -> _Core:
     client = Client(
-        address, connect_grace_s=settings.connect_grace_s, call_timeout_s=settings.call_timeout_s, observer=observer
+        address,
+        connect_grace_s=settings.connect_grace_s,
+        call_timeout_s=settings.call_timeout_s,
+        silence_s=settings.spdk_silence_s,
+        observer=observer,
     )
     target = Target(client, shared)
     registry, catalog, journal = resources(target, store, host, settings.max_resources)
@@ -226,7 +230,7 @@ def _servers(settings: Settings, core: _Core) -> tuple[GrpcServer, HttpServer]:
         core.metrics,
         core.catalog,
         core.reconciler,
-        lambda: (core.client.connected, core.client.connections),
+        lambda: (core.client.connected, core.client.connections, core.client.silent_s),
         statistics.read,
         settings.metrics_ttl_s,
     )
@@ -258,7 +262,9 @@ def _checks(core: _Core) -> list[Check]:
 
 
 def _target_state(client: Client) -> TargetState:
-    return TargetState(client.address, client.connected, client.release.version if client.connected else "")
+    if client.connected:
+        return TargetState(client.address, True, client.release.version)
+    return TargetState(client.address, False, trouble=client.trouble)
 
 
 def _store(settings: Settings, scratch: Path) -> tuple[Store, Path]:
@@ -282,22 +288,27 @@ async def _require_same_target(store: Store, address: str, settings: Settings) -
 
 
 async def _follow_target(core: _Core, server: GrpcServer) -> None:
-    """Keeps health in step with the connection, and has the target compared with the state whenever it comes."""
-    changed = asyncio.Event()
-    core.client.on_connected.append(changed.set)
-    core.client.on_lost.append(changed.set)
-    while True:
+    """Keeps health in step with the target, and has it compared with the state whenever it comes or answers again."""
+    came = asyncio.Event()
+
+    def tell() -> None:
         server.set_serving(core.client.connected)
         if core.client.connected:
-            with contextlib.suppress(errors.BridgeError, SpdkError):
-                await core.target.look_around(subsystems=len(core.catalog) < _FEW)
-            try:
-                core.target.shared.require_readable(core.target.uid)
-            except errors.FailedPrecondition as problem:
-                log.error("%s", problem)
-            core.reconciler.target_came()
-        await changed.wait()
-        changed.clear()
+            came.set()
+
+    core.client.on_connected.append(tell)
+    core.client.on_lost.append(tell)
+    tell()
+    while True:
+        await came.wait()
+        came.clear()
+        with contextlib.suppress(errors.BridgeError, SpdkError):
+            await core.target.look_around(subsystems=len(core.catalog) < _FEW)
+        try:
+            core.target.shared.require_readable(core.target.uid)
+        except errors.FailedPrecondition as problem:
+            log.error("%s", problem)
+        core.reconciler.target_came()
 
 
 @asynccontextmanager

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
         1.0, gt=0, description="How long changes wait for a target that is away, in seconds."
     )
     call_timeout_s: float = Field(30.0, gt=0, description="The longest wait for one answer of the target, in seconds.")
+    spdk_silence_s: float = Field(
+        5.0, gt=0, description="How long a target that answers nothing counts as ready, in seconds. Then it is away."
+    )
     request_timeout_s: float = Field(60.0, gt=0, description="The deadline of requests that bring none, in seconds.")
     max_requests: int = Field(1024, gt=0, description="Requests at work at once; more are told RESOURCE_EXHAUSTED.")
     max_requests_per_peer: int = Field(512, gt=0, description="Of them, those of one address or Unix listener.")

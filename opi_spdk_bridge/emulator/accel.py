@@ -3,15 +3,12 @@
 import binascii
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from .crash import segmentation_fault
 from .registry import ACCEL_FAILURE, INVALID_PARAMS, MethodTable, RpcError, errno_error
 
-if TYPE_CHECKING:
-    from .target import Target
-
-methods = MethodTable(ACCEL_FAILURE)
+methods = MethodTable["CryptoKeys"](ACCEL_FAILURE)
 
 SOFTWARE_KEY_SIZES = (16, 32)
 """Bytes of one AES-XTS half that the software module supports."""
@@ -91,24 +88,23 @@ class GetKeys:
 
 
 @methods.rpc("accel_crypto_key_create", CreateKey)
-def create_key(target: "Target", params: CreateKey) -> None:
+def create_key(keys: CryptoKeys, params: CreateKey) -> None:
     try:
-        target.crypto_keys.create(params.name, params.cipher, params.key, params.key2, params.tweak_mode)
+        keys.create(params.name, params.cipher, params.key, params.key2, params.tweak_mode)
     except OSError as error:
         raise RpcError(INVALID_PARAMS, f"failed to create DEK, rc -{error.errno}") from None
 
 
 @methods.rpc("accel_crypto_key_destroy", DestroyKey)
-def destroy_key(target: "Target", params: DestroyKey) -> None:
-    if target.crypto_keys.by_name.pop(params.key_name, None) is None:
+def destroy_key(keys: CryptoKeys, params: DestroyKey) -> None:
+    if keys.by_name.pop(params.key_name, None) is None:
         raise RpcError(INVALID_PARAMS, "No key object found")
 
 
 @methods.rpc("accel_crypto_keys_get", GetKeys)
-def get_keys(target: "Target", params: GetKeys) -> list[dict[str, str]]:
-    keys = target.crypto_keys.by_name
+def get_keys(keys: CryptoKeys, params: GetKeys) -> list[dict[str, str]]:
     if params.key_name is None:
-        return [key.describe() for key in keys.values()]
-    if params.key_name not in keys:
+        return [key.describe() for key in keys.by_name.values()]
+    if params.key_name not in keys.by_name:
         raise RpcError(INVALID_PARAMS, "key was not found")
-    return [keys[params.key_name].describe()]
+    return [keys.by_name[params.key_name].describe()]

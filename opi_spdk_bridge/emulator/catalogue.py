@@ -1,6 +1,50 @@
 """The methods of `spdk_tgt` 26.09 as built for the recordings, whether the emulator has them or not."""
 
-METHOD_NAMES = (
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .dispatch import Handler, Layer
+from .registry import INVALID_STATE, METHOD_NOT_FOUND, RpcError
+
+TOO_EARLY = "Method may only be called after framework is initialized using framework_start_init RPC."
+TOO_LATE = (
+    "Method may only be called before framework is initialized. Use --wait-for-rpc command line parameter and then "
+    "issue this RPC before the framework_start_init RPC."
+)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The methods that a target lists, in that order, and when each may be called: unless said, once it is running."""
+
+    names: tuple[str, ...]
+    startup_only: frozenset[str]
+    any_state: frozenset[str]
+
+    def permits(self, name: str, *, running: bool) -> bool:
+        return name not in self.startup_only if running else name in self.startup_only or name in self.any_state
+
+    def is_due(self, name: str, *, running: bool) -> bool:
+        """Whether a call of a configuration is to be made now: before the start if it may, else after it."""
+        return self.permits(name, running=False) is not running
+
+    def layer(self, is_running: Callable[[], bool]) -> Layer:
+        """Lets through what is listed and may be called now; answers the rest with an error."""
+        listed = frozenset(self.names)
+
+        def check(name: str, params: Any, below: Handler) -> Any:
+            if name not in listed:
+                raise RpcError(METHOD_NOT_FOUND, "Method not found")
+            running = is_running()
+            if not self.permits(name, running=running):
+                raise RpcError(INVALID_STATE, TOO_LATE if running else TOO_EARLY)
+            return below(name, params)
+
+        return check
+
+
+_NAMES = (
     "spdk_get_version",
     "rpc_get_methods",
     "notify_get_notifications",
@@ -262,7 +306,7 @@ METHOD_NAMES = (
 )
 """All 258 of them, in the order in which rpc_get_methods lists them."""
 
-STARTUP_ONLY = frozenset(
+_STARTUP_ONLY = frozenset(
     [
         "vmd_enable",
         "iobuf_set_options",
@@ -287,7 +331,7 @@ STARTUP_ONLY = frozenset(
 )
 """May be called before framework_start_init only."""
 
-ANY_STATE = frozenset(
+_ANY_STATE = frozenset(
     [
         "spdk_get_version",
         "rpc_get_methods",
@@ -317,3 +361,5 @@ ANY_STATE = frozenset(
     ]
 )
 """May be called before and after."""
+
+SPDK_26_09 = Catalogue(_NAMES, _STARTUP_ONLY, _ANY_STATE)

@@ -3,11 +3,11 @@
 import asyncio
 import inspect
 import logging
-import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
-from .faults import Fault
+from .activity import Activity
+from .dispatch import Handler, HangUpError
 from .framing import Scanner
 from .reactor import Work
 from .registry import INTERNAL_ERROR, RpcError
@@ -21,13 +21,10 @@ from .requests import (
     parse_request,
     result_answer,
 )
-from .target import Target
 
 logger = logging.getLogger(__name__)
 
 RECEIVE_BUFFER_BYTES = 256 * 1024
-CRASH_STATUS = 134
-"""What a shell reports for a process that aborted."""
 
 Reply = Callable[[bytes], None]
 
@@ -38,10 +35,6 @@ class Looks(Protocol):
     def wake(self, connection: "Connection") -> None: ...
 
 
-class _HangUpError(Exception):
-    """An injected fault: the connection ends without an answer."""
-
-
 class Connection(asyncio.Protocol):
     """Reads requests, has the target execute them, sends the answers.
 
@@ -49,8 +42,11 @@ class Connection(asyncio.Protocol):
     the look at which its request was read. `look` and `flush` are called by Looks.
     """
 
-    def __init__(self, target: Target, looks: Looks, closed: Callable[["Connection"], None]) -> None:
-        self._target = target
+    def __init__(
+        self, handle: Handler, activity: Activity, looks: Looks, closed: Callable[["Connection"], None]
+    ) -> None:
+        self._start_call = handle
+        self._activity = activity
         self._looks = looks
         self._closed = closed
         self._transport: asyncio.Transport | None = None
@@ -87,7 +83,7 @@ class Connection(asyncio.Protocol):
     def look(self) -> None:
         self.flush()
         if self._arrived:
-            self._target.activity.traffic.looks += 1
+            self._activity.traffic.looks += 1
             self._receive()
         self._end_if_done()
 
@@ -174,12 +170,10 @@ class Connection(asyncio.Protocol):
         except InvalidRequestError as error:
             reply(invalid_request_answer(error.request_id))
             return
-        self._target.activity.count_call(request.method)
-        fault = self._target.faults.strike(request.method)
         try:
-            answer = self._struck(fault, request) if fault else self._target.handle(request.method, request.params)
+            answer = self._start_call(request.method, request.params)
         except Exception as error:
-            reply(_failed_answer(request, error))
+            self._fail(request, error, reply)
             return
         if isinstance(answer, Work):
             self._outstanding.add(answer)
@@ -195,43 +189,28 @@ class Connection(asyncio.Protocol):
         try:
             reply(result_answer(request.request_id, work.result()))
         except Exception as error:
-            reply(_failed_answer(request, error))
+            self._fail(request, error, reply)
         self._forget(work)
 
     async def _finish(self, request: Request, work: Coroutine[Any, Any, Any], reply: Reply) -> None:
         try:
             reply(result_answer(request.request_id, await work))
-        except _HangUpError:
-            self.hang_up()
         except Exception as error:
+            self._fail(request, error, reply)
+
+    def _fail(self, request: Request, error: Exception, reply: Reply) -> None:
+        if isinstance(error, HangUpError):
+            self.hang_up()
+        else:
             reply(_failed_answer(request, error))
 
     def _forget(self, call: object) -> None:
         self._outstanding.discard(call)
         self._looks.wake(self)
 
-    async def _struck(self, fault: Fault, request: Request) -> Any:
-        """A call with an injected fault."""
-        if fault.when == "before":
-            await self._target.faults.hold_up(fault)
-            self._strike(fault)
-        answer = await self._target.call(request.method, request.params)
-        if fault.when == "after":
-            await self._target.faults.hold_up(fault)
-            self._strike(fault)
-        return answer
-
-    def _strike(self, fault: Fault) -> None:
-        if fault.action == "die":
-            os._exit(CRASH_STATUS)
-        if fault.action == "drop":
-            raise _HangUpError
-        if fault.action == "error":
-            raise RpcError(fault.code, fault.message)
-
     def _reply(self, answer: bytes) -> None:
         if answer and self._transport is not None:
-            self._target.activity.traffic.count_answer(len(answer))
+            self._activity.traffic.count_answer(len(answer))
             self._ready.append(answer)
 
 

@@ -1,19 +1,19 @@
-"""Faults on demand, and what the target was asked: methods that no real target has, so rpc_get_methods omits them."""
+"""Faults on demand, a layer: methods that no real target has, and calls that go wrong as they ask."""
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from .registry import INTERNAL_ERROR, NVMF_FAILURE, MethodTable
+from .dispatch import Handler, HangUpError, outcome
+from .registry import EMULATOR_PREFIX, INTERNAL_ERROR, NVMF_FAILURE, MethodTable, RpcError
 from .schema import I32, U32
 
-if TYPE_CHECKING:
-    from .target import Target
+methods = MethodTable["Faults"](NVMF_FAILURE)
 
-methods = MethodTable(NVMF_FAILURE)
-
-PREFIX = "emulator_"
 ANY_METHOD = "*"
+CRASH_STATUS = 134
+"""What a shell reports for a process that aborted."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Fault:
 
     def matches(self, method: str) -> bool:
         if self.method == ANY_METHOD:
-            return not method.startswith(PREFIX)
+            return not method.startswith(EMULATOR_PREFIX)
         return self.method == method
 
 
@@ -50,15 +50,32 @@ class Faults:
         self._cleared.set()
         self._cleared = asyncio.Event()
 
-    async def hold_up(self, fault: Fault) -> None:
-        """Keeps a call that was struck waiting, where that is what the fault does."""
+    def layer(self, name: str, params: Any, below: Handler) -> Any:
+        fault = self._next(name)
+        return below(name, params) if fault is None else self._struck(fault, name, params, below)
+
+    async def _struck(self, fault: Fault, name: str, params: Any, below: Handler) -> Any:
+        if fault.when == "before":
+            await self._strike(fault)
+        answer = await outcome(below(name, params))
+        if fault.when == "after":
+            await self._strike(fault)
+        return answer
+
+    async def _strike(self, fault: Fault) -> None:
         if fault.action == "delay":
             await asyncio.sleep(fault.delay_ms / 1000)
         elif fault.action == "hold":
             await self._cleared.wait()
+        elif fault.action == "die":
+            os._exit(CRASH_STATUS)
+        elif fault.action == "drop":
+            raise HangUpError
+        else:
+            raise RpcError(fault.code, fault.message)
 
-    def strike(self, method: str) -> Fault | None:
-        """The fault that strikes this call, if one does."""
+    def _next(self, method: str) -> Fault | None:
+        """The fault that strikes this call, if one does; it counts."""
         for fault in self._faults:
             if not fault.matches(method):
                 continue
@@ -73,59 +90,17 @@ class Faults:
         return None
 
 
-@dataclass
-class Traffic:
-    """What went over the JSON-RPC sockets. A look is one pass over the sockets that found something to read."""
-
-    looks: int = 0
-    answers: int = 0
-    answer_bytes: int = 0
-    longest_answer_bytes: int = 0
-
-    def count_answer(self, size_bytes: int) -> None:
-        self.answers += 1
-        self.answer_bytes += size_bytes
-        self.longest_answer_bytes = max(self.longest_answer_bytes, size_bytes)
-
-
-@dataclass
-class Activity:
-    """Calls by method, and the traffic, since the start or the last reset."""
-
-    calls: dict[str, int] = field(default_factory=dict)
-    traffic: Traffic = field(default_factory=Traffic)
-
-    def count_call(self, method: str) -> None:
-        self.calls[method] = self.calls.get(method, 0) + 1
-
-
-@dataclass(frozen=True)
-class CallCounts:
-    reset: bool = False
-
-
-@methods.rpc("emulator_inject_fault", Fault, startup=True)
-def inject_fault(target: "Target", params: Fault) -> None:
+@methods.rpc("emulator_inject_fault", Fault)
+def inject_fault(faults: Faults, params: Fault) -> None:
     """What befalls a call: `action`.
 
     delay: by `delay_ms`; hold: until emulator_clear_faults; drop: hang up; error: answer `code` and `message`, not
     executed; die: exit at once.
     `when` says whether the call is executed before (after) or not (before).
     """
-    target.faults.add(params)
+    faults.add(params)
 
 
-@methods.plain("emulator_clear_faults", startup=True)
-def clear_faults(target: "Target") -> None:
-    target.faults.clear()
-
-
-@methods.rpc("emulator_call_counts", CallCounts, startup=True)
-def call_counts(target: "Target", params: CallCounts) -> dict[str, Any]:
-    """Without the emulator_* calls themselves."""
-    activity = target.activity
-    calls = {method: count for method, count in activity.calls.items() if not method.startswith(PREFIX)}
-    answer = {"calls": calls, **vars(activity.traffic)}
-    if params.reset:
-        target.activity = Activity()
-    return answer
+@methods.plain("emulator_clear_faults")
+def clear_faults(faults: Faults) -> None:
+    faults.clear()

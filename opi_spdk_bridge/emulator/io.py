@@ -5,17 +5,15 @@ import binascii
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from errno import EINVAL
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .bdev.device import Bdev
+from .bdev.layer import BdevLayer
 from .bdev.stat import TICKS_PER_SECOND
 from .registry import BDEV_FAILURE, MethodTable, errno_error
 from .schema import U32, U64
 
-if TYPE_CHECKING:
-    from .target import Target
-
-methods = MethodTable(BDEV_FAILURE)
+methods = MethodTable[BdevLayer](BDEV_FAILURE)
 
 LATENCY_US_DEFAULT = 50
 
@@ -58,9 +56,9 @@ def _check_range(bdev: Bdev, offset_blocks: int, size_bytes: int) -> None:
 
 
 @methods.rpc("emulator_run_io", RunIo)
-def run_io(target: "Target", params: RunIo) -> None:
+def run_io(layer: BdevLayer, params: RunIo) -> None:
     """Has counters move as if the I/O had been done, down to the device at the bottom. No data is touched."""
-    bdev = target.bdevs.find(params.name)
+    bdev = layer.find(params.name)
     size_bytes = params.blocks * bdev.block_size
     latency_ticks = _ticks(params.latency_us)
     bdev.record("read", params.reads, params.reads * size_bytes, latency_ticks)
@@ -71,9 +69,9 @@ def run_io(target: "Target", params: RunIo) -> None:
 
 
 @methods.rpc("emulator_read", Read)
-def read(target: "Target", params: Read) -> Coroutine[Any, Any, dict[str, str]]:
+def read(layer: BdevLayer, params: Read) -> Coroutine[Any, Any, dict[str, str]]:
     """Answers {"content"}: the blocks in base64. Raises EINVAL beyond the end."""
-    bdev = target.bdevs.find(params.name)
+    bdev = layer.find(params.name)
     _check_range(bdev, params.offset_blocks, params.num_blocks * bdev.block_size)
     return _read(bdev, params.offset_blocks * bdev.block_size, params.num_blocks * bdev.block_size)
 
@@ -85,9 +83,9 @@ async def _read(bdev: Bdev, offset: int, length: int) -> dict[str, str]:
 
 
 @methods.rpc("emulator_write", Write)
-def write(target: "Target", params: Write) -> Coroutine[Any, Any, None]:
+def write(layer: BdevLayer, params: Write) -> Coroutine[Any, Any, None]:
     """Writes whole blocks, given in base64. Raises EINVAL for a part of one, or beyond the end."""
-    bdev = target.bdevs.find(params.name)
+    bdev = layer.find(params.name)
     try:
         content = base64.b64decode(params.content, validate=True)
     except binascii.Error:

@@ -9,14 +9,11 @@ import zlib
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENOBUFS, ENOKEY, EPERM
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .registry import ERRNO_FAILURE, MethodTable, errno_error
 
-if TYPE_CHECKING:
-    from .target import Target
-
-methods = MethodTable(ERRNO_FAILURE)
+methods = MethodTable["Keyring"](ERRNO_FAILURE)
 
 PSK_LENGTH_MAX = 200
 _PSK = re.compile(r"NVMeTLSkey-1:([0-9a-fA-F]{1,2}):([^:]+):(?:.*:)?\Z", re.DOTALL)
@@ -146,15 +143,15 @@ class RemoveKey:
 
 
 @methods.rpc("keyring_file_add_key", AddKey, relaxed=True)
-def add_key(target: "Target", params: AddKey) -> None:
-    target.keyring.add(params.name, params.path)
+def add_key(keyring: Keyring, params: AddKey) -> None:
+    keyring.add(params.name, params.path)
 
 
 @methods.rpc("keyring_file_remove_key", RemoveKey)
-def remove_key(target: "Target", params: RemoveKey) -> None:
-    target.keyring.remove(params.name)
+def remove_key(keyring: Keyring, params: RemoveKey) -> None:
+    keyring.remove(params.name)
 
 
 @methods.plain("keyring_get_keys")
-def get_keys(target: "Target") -> list[dict[str, Any]]:
-    return target.keyring.describe()
+def get_keys(keyring: Keyring) -> list[dict[str, Any]]:
+    return keyring.describe()

@@ -2,18 +2,15 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .registry import ERRNO_FAILURE, MethodTable
 from .schema import U64
 
-if TYPE_CHECKING:
-    from .target import Target
-
 TYPES = ("fsdev_register", "fsdev_unregister", "bdev_register", "bdev_unregister", "bdev_resize")
 RING_SIZE = 1024
 
-methods = MethodTable(ERRNO_FAILURE)
+methods = MethodTable["Notifications"](ERRNO_FAILURE)
 
 
 @dataclass
@@ -35,13 +32,12 @@ class GetNotifications:
 
 
 @methods.plain("notify_get_types", "No parameters required")
-def get_types(target: "Target") -> list[str]:
+def get_types(notifications: Notifications) -> list[str]:
     return list(TYPES)
 
 
 @methods.rpc("notify_get_notifications", GetNotifications)
-def get_notifications(target: "Target", params: GetNotifications) -> list[dict[str, Any]]:
-    notifications = target.notifications
+def get_notifications(notifications: Notifications, params: GetNotifications) -> list[dict[str, Any]]:
     oldest = notifications.sent - len(notifications.ring)
     first = max(params.id, oldest)
     last = min(notifications.sent, first + params.max)

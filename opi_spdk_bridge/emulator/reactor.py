@@ -15,6 +15,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 T = TypeVar("T")
 
 BATCH_SIZE = 8
+POLL_GROUP = "nvmf_tgt_poll_group_000"
+"""The name of the NVMe-oF poll group's thread."""
 
 Message = Callable[[], object]
 

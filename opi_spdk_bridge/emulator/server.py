@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .config import Configuration
 from .connection import Connection
 from .options import EmulatorOptions
+from .startup import Configuration
 from .target import Target
 
 SOCKET_PATH_MAX = 107
@@ -157,7 +157,7 @@ class Server:
             self._connections.add(protocol)
 
     def _make_connection(self) -> Connection:
-        return Connection(self._target, self, self._forget)
+        return Connection(self._target.handle, self._target.activity, self, self._forget)
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .registry import ACCEL_FAILURE, NVMF_FAILURE, MethodTable
 from .schema import I32, U8, U32, U64
 
-if TYPE_CHECKING:
-    from .target import Target
-
-methods = MethodTable(NVMF_FAILURE)
+methods = MethodTable["Settings"](NVMF_FAILURE)
 
 
 @dataclass(frozen=True)
@@ -150,18 +147,18 @@ def _kept(name: str, parameters: type[Any], **options: Any) -> None:
     """Registers a method that only keeps what it is given."""
 
     @methods.partial(name, parameters, **options)
-    def keep(target: "Target", given: dict[str, Any]) -> None:
+    def keep(settings: Settings, given: dict[str, Any]) -> None:
         implementation = given.get("impl_name")
         several = implementation is not None and len(fields(parameters)) > 1
-        target.settings.update(f"{name}:{implementation}" if several else name, given)
+        settings.update(f"{name}:{implementation}" if several else name, given)
 
 
-_kept("iobuf_set_options", IobufOptions, startup=True, runtime=False)
-_kept("accel_set_options", AccelOptions, failure=ACCEL_FAILURE, startup=True, runtime=False)
-_kept("sock_set_default_impl", SocketImplementation, startup=True, runtime=False)
-_kept("sock_impl_set_options", SocketOptions, startup=True, runtime=False)
-_kept("framework_set_scheduler", Scheduler, startup=True)
-_kept("scheduler_set_options", SchedulerOptions, startup=True, runtime=False)
-_kept("bdev_raid_set_options", RaidOptions, startup=True)
+_kept("iobuf_set_options", IobufOptions)
+_kept("accel_set_options", AccelOptions, failure=ACCEL_FAILURE)
+_kept("sock_set_default_impl", SocketImplementation)
+_kept("sock_impl_set_options", SocketOptions)
+_kept("framework_set_scheduler", Scheduler)
+_kept("scheduler_set_options", SchedulerOptions)
+_kept("bdev_raid_set_options", RaidOptions)
 _kept("fsdev_set_opts", FsdevOptions)
-_kept("iscsi_set_options", IscsiOptions, startup=True, runtime=False)
+_kept("iscsi_set_options", IscsiOptions)

@@ -1,19 +1,21 @@
-"""One emulated target: the state of all families, and the dispatch of calls to them."""
+"""One emulated target: the state of all families, and the layers that a call passes on its way to them."""
 
 import asyncio
-import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from . import accel, faults, framework, io, keyring, notifications, settings, vhost
+from . import accel, activity, faults, framework, io, keyring, notifications, settings, vhost
 from .accel import CryptoKeys
+from .activity import Activity
 from .bdev import aio, crypto, malloc, null
 from .bdev import rpc as bdev_rpc
 from .bdev.crypto import CryptoModule
 from .bdev.layer import BdevLayer
-from .catalogue import ANY_STATE, METHOD_NAMES, STARTUP_ONLY
-from .config import Configuration
-from .faults import Activity, Faults
+from .bdev.malloc import MallocModule
+from .catalogue import SPDK_26_09
+from .config import subsystem_config
+from .dispatch import answering, layered, outcome
+from .faults import Faults
 from .keyring import Keyring
 from .notifications import Notifications
 from .nvme import rpc as nvme_rpc
@@ -22,43 +24,18 @@ from .nvme.module import NvmeModule
 from .nvmf import rpc_access, rpc_subsystem, rpc_transport
 from .nvmf.target import NvmfTarget
 from .options import EmulatorOptions
-from .reactor import Reactor, Work
-from .registry import INVALID_STATE, METHOD_NOT_FOUND, NOT_EMULATED, Method, RpcError
+from .reactor import Reactor
+from .registry import NOT_EMULATED, Method, RpcError
 from .settings import Settings
+from .startup import Configuration
 from .vhost import Vhost
-
-FAMILIES = (
-    framework.methods,
-    settings.methods,
-    notifications.methods,
-    keyring.methods,
-    accel.methods,
-    bdev_rpc.methods,
-    malloc.methods,
-    null.methods,
-    aio.methods,
-    crypto.methods,
-    rpc_transport.methods,
-    rpc_subsystem.methods,
-    rpc_access.methods,
-    vhost.methods,
-    nvme_rpc.methods,
-    rpc_path.methods,
-    rpc_cmd.methods,
-    faults.methods,
-    io.methods,
-)
-METHODS: dict[str, Method] = {method.name: method for family in FAMILIES for method in family.methods}
-
-TOO_EARLY = "Method may only be called after framework is initialized using framework_start_init RPC."
-TOO_LATE = (
-    "Method may only be called before framework is initialized. Use --wait-for-rpc command line parameter and then "
-    "issue this RPC before the framework_start_init RPC."
-)
 
 
 class Target:
-    """The state of one `spdk_tgt`."""
+    """The state of one `spdk_tgt`.
+
+    `handle` starts a call that a client makes (dispatch.Handler).
+    """
 
     def __init__(self, options: EmulatorOptions, configuration: Configuration) -> None:
         self.reactor = Reactor()
@@ -66,6 +43,7 @@ class Target:
         self.keyring = Keyring()
         self.crypto_keys = CryptoKeys()
         self.bdevs = BdevLayer(self.notifications, self.reactor)
+        self.malloc = MallocModule(self.bdevs)
         self.crypto = CryptoModule(self.bdevs, self.crypto_keys)
         self.nvmf = NvmfTarget(self.bdevs, self.keyring, self.reactor)
         self.nvme = NvmeModule(self.bdevs, self.keyring, self.spawn)
@@ -73,7 +51,6 @@ class Target:
         self.settings = Settings()
         self.faults = Faults()
         self.activity = Activity()
-        self.malloc_count = 0
         self.log_levels = {"log_get_level": "NOTICE", "log_get_print_level": "NOTICE"}
         self.paused = False
         self.on_resume: Callable[[], None] = lambda: None
@@ -81,6 +58,31 @@ class Target:
         self._configuration = configuration
         self._running = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        catalogue = SPDK_26_09.layer(lambda: self.running)
+        core = layered(catalogue, answering(*self._families()), below=_not_emulated)
+        own = (faults.methods.of(self.faults), activity.methods.of(self.activity), io.methods.of(self.bdevs))
+        self._handle_within = layered(answering(*own), below=core)
+        self.handle = layered(self.activity.layer, self.faults.layer, below=self._handle_within)
+
+    def _families(self) -> Iterator[list[Method]]:
+        """The methods of a real target, each family on its own state."""
+        yield framework.methods.of(self)
+        yield settings.methods.of(self.settings)
+        yield notifications.methods.of(self.notifications)
+        yield keyring.methods.of(self.keyring)
+        yield accel.methods.of(self.crypto_keys)
+        yield bdev_rpc.methods.of(self.bdevs)
+        yield malloc.methods.of(self.malloc)
+        yield null.methods.of(self.bdevs)
+        yield aio.methods.of(self.bdevs)
+        yield crypto.methods.of(self.crypto)
+        yield rpc_transport.methods.of(self.nvmf)
+        yield rpc_subsystem.methods.of(self.nvmf)
+        yield rpc_access.methods.of(self.nvmf)
+        yield nvme_rpc.methods.of(self.nvme)
+        yield rpc_path.methods.of(self.nvme)
+        yield rpc_cmd.methods.of(self.nvme)
+        yield vhost.methods.of(self.vhost)
 
     @property
     def running(self) -> bool:
@@ -116,42 +118,20 @@ class Target:
 
     def method_names(self, *, current: bool) -> list[str]:
         """What rpc_get_methods lists; `current`: only what may be called now."""
-        if not current:
-            return list(METHOD_NAMES)
-        if self.running:
-            return [name for name in METHOD_NAMES if name not in STARTUP_ONLY]
-        return [name for name in METHOD_NAMES if name in STARTUP_ONLY or name in ANY_STATE]
+        names = SPDK_26_09.names
+        return [name for name in names if not current or SPDK_26_09.permits(name, running=self.running)]
 
     def is_due(self, name: str) -> bool:
         """Whether a call of a configuration is to be made in the present state."""
-        before_start = name in STARTUP_ONLY or name in ANY_STATE
-        return before_start is not self.running
-
-    def handle(self, name: str, params: Any) -> Any:
-        """Starts a call: the result, or a Work or a coroutine of it. Raises RpcError."""
-        method = METHODS.get(name)
-        if method is None and name not in METHOD_NAMES:
-            raise RpcError(METHOD_NOT_FOUND, "Method not found")
-        startup = name in STARTUP_ONLY or name in ANY_STATE if method is None else method.startup
-        runtime = name not in STARTUP_ONLY if method is None else method.runtime
-        if not (runtime if self.running else startup):
-            raise RpcError(INVALID_STATE, TOO_LATE if self.running else TOO_EARLY)
-        if method is None:
-            raise RpcError(NOT_EMULATED, f"Operation not supported: {name} is not emulated")
-        try:
-            answer = method.call(self, params)
-        except OSError as error:
-            raise method.error(error) from None
-        if isinstance(answer, Work):
-            return Work(_completed(method, answer))
-        return _completed(method, answer) if inspect.iscoroutine(answer) else method.result(answer)
+        return SPDK_26_09.is_due(name, running=self.running)
 
     async def call(self, name: str, params: Any) -> Any:
-        """A call from within: its result. Raises RpcError."""
-        answer = self.handle(name, params)
-        if isinstance(answer, Work):
-            return await answer.outcome()
-        return await answer if inspect.iscoroutine(answer) else answer
+        """A call from within, which is not counted and no fault strikes: its result. Raises RpcError."""
+        return await outcome(self._handle_within(name, params))
+
+    def config(self, subsystem: str) -> list[Any]:
+        """The calls that make a subsystem what it is; a list among them is a batch."""
+        return subsystem_config(self, subsystem)
 
     async def close(self) -> None:
         """Lets go of everything outside the process: sockets, connections, tasks."""
@@ -162,9 +142,5 @@ class Target:
             task.cancel()
 
 
-async def _completed(method: Method, work: Awaitable[Any]) -> Any:
-    try:
-        answer = await work
-    except OSError as error:
-        raise method.error(error) from None
-    return method.result(answer)
+def _not_emulated(name: str, params: Any) -> Any:
+    raise RpcError(NOT_EMULATED, f"Operation not supported: {name} is not emulated")

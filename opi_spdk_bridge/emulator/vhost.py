@@ -4,7 +4,7 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from errno import EBUSY, EEXIST, EINVAL, ENODEV
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .bdev.layer import BdevLayer
 from .cpumask import CORE_MASK, parse_cpumask
@@ -13,10 +13,7 @@ from .registry import INTERNAL_ERROR, NVMF_FAILURE, VHOST_FAILURE, Failure, Meth
 from .schema import I32, U32
 from .vhost_controllers import BLK_TRANSPORT, SCSI_TARGETS_MAX, BlkController, Controller, ScsiController, ScsiTarget
 
-if TYPE_CHECKING:
-    from .target import Target
-
-methods = MethodTable(VHOST_FAILURE)
+methods = MethodTable["Vhost"](VHOST_FAILURE)
 
 GET_FAILURE = Failure(INTERNAL_ERROR, VHOST_FAILURE.message, errno_code=INTERNAL_ERROR)
 IOPS_THRESHOLD_MIN = 100
@@ -212,55 +209,55 @@ class GetTransports:
 
 
 @methods.rpc("vhost_create_blk_controller", CreateBlk, relaxed=True)
-def create_blk_controller(target: "Target", params: CreateBlk) -> None:
-    target.vhost.create_blk(params)
+def create_blk_controller(vhost: Vhost, params: CreateBlk) -> None:
+    vhost.create_blk(params)
 
 
 @methods.rpc("vhost_create_scsi_controller", CreateScsi)
-def create_scsi_controller(target: "Target", params: CreateScsi) -> None:
-    target.vhost.create_scsi(params)
+def create_scsi_controller(vhost: Vhost, params: CreateScsi) -> None:
+    vhost.create_scsi(params)
 
 
 @methods.rpc("vhost_start_scsi_controller", NamedController)
-def start_scsi_controller(target: "Target", params: NamedController) -> None:
-    target.vhost.find_scsi(params.ctrlr).start()
+def start_scsi_controller(vhost: Vhost, params: NamedController) -> None:
+    vhost.find_scsi(params.ctrlr).start()
 
 
 @methods.rpc("vhost_scsi_controller_add_target", AddTarget)
-def scsi_controller_add_target(target: "Target", params: AddTarget) -> int:
-    return target.vhost.add_target(params)
+def scsi_controller_add_target(vhost: Vhost, params: AddTarget) -> int:
+    return vhost.add_target(params)
 
 
 @methods.rpc("vhost_scsi_controller_remove_target", RemoveTarget)
-def scsi_controller_remove_target(target: "Target", params: RemoveTarget) -> Work[None]:
-    return target.vhost.remove_target(params.ctrlr, params.scsi_target_num)
+def scsi_controller_remove_target(vhost: Vhost, params: RemoveTarget) -> Work[None]:
+    return vhost.remove_target(params.ctrlr, params.scsi_target_num)
 
 
 @methods.rpc("vhost_delete_controller", NamedController)
-def delete_controller(target: "Target", params: NamedController) -> Coroutine[Any, Any, None] | None:
-    if target.vhost.find(params.ctrlr).sessions:
-        return target.vhost.delete_later(params.ctrlr)
-    target.vhost.delete(params.ctrlr)
+def delete_controller(vhost: Vhost, params: NamedController) -> Coroutine[Any, Any, None] | None:
+    if vhost.find(params.ctrlr).sessions:
+        return vhost.delete_later(params.ctrlr)
+    vhost.delete(params.ctrlr)
     return None
 
 
 @methods.rpc("vhost_get_controllers", GetControllers, failure=GET_FAILURE)
-def get_controllers(target: "Target", params: GetControllers) -> list[dict[str, Any]]:
+def get_controllers(vhost: Vhost, params: GetControllers) -> list[dict[str, Any]]:
     if params.name is not None:
-        return [target.vhost.find(params.name).describe()]
-    return [controller.describe() for controller in target.vhost]
+        return [vhost.find(params.name).describe()]
+    return [controller.describe() for controller in vhost]
 
 
 @methods.rpc("vhost_controller_set_coalescing", SetCoalescing)
-def controller_set_coalescing(target: "Target", params: SetCoalescing) -> None:
-    controller = target.vhost.find(params.ctrlr)
+def controller_set_coalescing(vhost: Vhost, params: SetCoalescing) -> None:
+    controller = vhost.find(params.ctrlr)
     if params.delay_base_us >= DELAY_US_MAX or params.iops_threshold < IOPS_THRESHOLD_MIN:
         raise errno_error(EINVAL)
     controller.delay_base_us, controller.iops_threshold = params.delay_base_us, params.iops_threshold
 
 
 @methods.rpc("virtio_blk_get_transports", GetTransports, failure=NVMF_FAILURE)
-def get_transports(target: "Target", params: GetTransports) -> list[dict[str, str]]:
+def get_transports(vhost: Vhost, params: GetTransports) -> list[dict[str, str]]:
     if params.name not in (None, BLK_TRANSPORT):
         raise errno_error(ENODEV)
     return [{"name": BLK_TRANSPORT}]

@@ -8,7 +8,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from errno import EIO, ENOSPC
+from errno import EINVAL, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .registry import errno_error
 BLK_TRANSPORT = "vhost_user_blk"
 SCSI_TARGETS_MAX = 8
 IOPS_THRESHOLD_DEFAULT = 60000
+PATH_MAX = 4096
 SOCKET_PATH_MAX = 107
 
 
@@ -40,10 +41,13 @@ class Controller:
     def start(self) -> None:
         """Creates the socket, at a path cut off where it is too long. Whatever socket is there gives way.
 
-        Raises OSError EIO.
+        The socket is elsewhere then, stays there at the end, and is in the way of the next whose path begins alike
+        (create_unix_socket in DPDK's lib/vhost). Raises OSError: EINVAL, EIO.
         """
         if self.listener is not None:
             return
+        if len(os.fsencode(self.path)) >= PATH_MAX:
+            raise errno_error(EINVAL)
         self._make_way()
         listener = socket.socket(socket.AF_UNIX)
         try:
@@ -99,7 +103,8 @@ class Controller:
         if self.listener is not None:
             asyncio.get_running_loop().remove_reader(self.listener)
             self.listener.close()
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
             self.listener = None
         for guest in list(self.sessions):
             self._hang_up(guest)

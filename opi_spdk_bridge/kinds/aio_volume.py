@@ -9,6 +9,7 @@ from typing import Any
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Settled
+from opi_spdk_bridge.core.line import Line, said_size
 from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind
@@ -28,7 +29,11 @@ class AioVolumeKind(IdentifiedVolumeKind[AioVolume, Measured]):
     """`blocks_count` is a minimum; answers give the size that the target found."""
 
     message = AioVolume
+    title = "AIO volumes"
     own = Measured
+
+    def line(self, resource: AioVolume) -> Line:
+        return Line((resource.filename, said_size(resource.blocks_count, resource.block_size)))
 
     def check(self, resource: AioVolume) -> None:
         if not resource.filename.startswith("/"):

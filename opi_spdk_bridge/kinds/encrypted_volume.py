@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation, Settled, Volume
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.core.volumes import bdev_reservations
 from opi_spdk_bridge.kinds.shared.base import ContractKind
@@ -38,9 +39,14 @@ class EncryptedVolumeKind(ContractKind[EncryptedVolume, Encrypted]):
     """Recognised by the name of its key object."""
 
     message = EncryptedVolume
+    title = "Encrypted volumes"
     own = Encrypted
     legacy_collection: ClassVar[str | None] = "volumes"
     secrets: ClassVar[tuple[str, ...]] = ("key",)
+
+    def line(self, resource: EncryptedVolume) -> Line:
+        cipher = opi.EncryptionType.Name(resource.cipher).removeprefix("ENCRYPTION_TYPE_")
+        return Line((cipher, f"on {resource.volume_name_ref}"))
 
     def check(self, resource: EncryptedVolume) -> None:
         wanted = _KEY_BYTES.get(resource.cipher)

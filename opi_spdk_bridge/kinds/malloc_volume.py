@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Settled, Volume
+from opi_spdk_bridge.core.line import Line, said_size
 from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind, uuid_of
@@ -33,9 +34,13 @@ class MallocVolumeKind(IdentifiedVolumeKind[MallocVolume, Identified]):
     """Every field is fixed: another size would be another, empty, volume."""
 
     message = MallocVolume
+    title = "Malloc volumes"
     own = Identified
     volatile = True
     immutable: ClassVar[tuple[str, ...]] = ("block_size", "blocks_count", "metadata_size", "uuid")
+
+    def line(self, resource: MallocVolume) -> Line:
+        return Line((said_size(resource.blocks_count, resource.block_size),))
 
     def check(self, resource: MallocVolume) -> None:
         if resource.metadata_size not in _METADATA_SIZES:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from opi_spdk_bridge.core.kind import Settled
+from opi_spdk_bridge.core.line import Line, said_size
 from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.kinds.shared.bdev import Identified, IdentifiedVolumeKind
 from opi_spdk_bridge.kinds.shared.shape import check_geometry
@@ -17,7 +18,11 @@ class NullVolumeKind(IdentifiedVolumeKind[NullVolume, Identified]):
     """Everything can change: there is no data to lose."""
 
     message = NullVolume
+    title = "Null volumes"
     own = Identified
+
+    def line(self, resource: NullVolume) -> Line:
+        return Line((said_size(resource.blocks_count, resource.block_size),))
 
     def check(self, resource: NullVolume) -> None:
         check_geometry(resource.block_size, resource.blocks_count)

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation, Settled, Taken, Volume
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import Record, fills
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind, parent_of
 from opi_spdk_bridge.kinds.shared.claims import claim_reservation
 from opi_spdk_bridge.kinds.shared.shape import NAMESPACE, require_usable
 from opi_spdk_bridge.kinds.shared.underlying import OnVolume, stands_on
-from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace
+from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeNamespaceStatus
 
 NSID = "spec.host_nsid"
 VOLUME = "spec.volume_name_ref"
@@ -36,9 +37,15 @@ class NvmeNamespaceKind(ContractKind[NvmeNamespace, NamespaceOwn]):
     """Recognised by its NGUID: the client's, or one chosen before the first call."""
 
     message = NvmeNamespace
+    title = "Namespaces"
     own = NamespaceOwn
     immutable: ClassVar[tuple[str, ...]] = (NSID, _NGUID, _UUID, _EUI64)
     hints: ClassVar[tuple[str, ...]] = (NSID,)
+
+    def line(self, resource: NvmeNamespace) -> Line:
+        state = NvmeNamespaceStatus.OperState.Name(resource.status.oper_state).removeprefix("OPER_STATE_").lower()
+        state = state if resource.status.oper_state else "unknown"
+        return Line((f"NSID {resource.spec.host_nsid or '?'}",), state, state == "online")
 
     def normalise(self, resource: NvmeNamespace) -> None:
         spec = resource.spec

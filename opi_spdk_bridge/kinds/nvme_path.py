@@ -8,6 +8,7 @@ from typing import Any
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Graph, Reservation, Settled
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import AnyRecord, Own, Record
 from opi_spdk_bridge.kinds.shared import rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind, parent_of
@@ -27,6 +28,13 @@ class NvmePathKind(ContractKind[NvmePath, Own]):
     """All paths of a controller lead to one subsystem, for one host."""
 
     message = NvmePath
+    title = "Paths"
+
+    def line(self, resource: NvmePath) -> Line:
+        transport = opi.NvmeTransportType.Name(resource.trtype).removeprefix("NVME_TRANSPORT_TYPE_")
+        if not resource.HasField("fabrics"):
+            return Line((f"{transport} {resource.traddr}",))
+        return Line((f"{transport} {resource.traddr} {resource.fabrics.trsvcid}", resource.fabrics.subnqn))
 
     def normalise(self, resource: NvmePath) -> None:
         if resource.trtype == opi.NVME_TRANSPORT_TYPE_PCIE:

@@ -6,20 +6,25 @@ from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
 from opi_spdk_bridge.core.kind import VOLUMES_BEHIND, Reservation, Settled
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.core.volumes import numbers_reservation
 from opi_spdk_bridge.kinds.shared import keys, rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind
 from opi_spdk_bridge.kinds.shared.keys import Keyed
-from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmeRemoteController
+from opi_spdk_bridge.pb.storage.backend_nvme_pb2 import NvmeMultipath, NvmeRemoteController
 
 
 class NvmeRemoteControllerKind(ContractKind[NvmeRemoteController, Keyed]):
     """Holds what its paths have in common. `queue_size` is kept and returned only: the target has one for all."""
 
     message = NvmeRemoteController
+    title = "Remote NVMe controllers"
     own = Keyed
     secrets: ClassVar[tuple[str, ...]] = ("tcp.psk",)
+
+    def line(self, resource: NvmeRemoteController) -> Line:
+        return Line((f"multipath {NvmeMultipath.Name(resource.multipath).removeprefix('NVME_MULTIPATH_').lower()}",))
 
     def normalise(self, resource: NvmeRemoteController) -> None:
         if resource.tcp.psk:

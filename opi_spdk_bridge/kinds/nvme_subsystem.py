@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation, Settled
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import Record, fills
 from opi_spdk_bridge.kinds.shared import keys, rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind
@@ -36,9 +37,15 @@ class NvmeSubsystemKind(ContractKind[NvmeSubsystem, SubsystemOwn]):
     """Recognised by its serial number: the client's, or one chosen before the first call."""
 
     message = NvmeSubsystem
+    title = "NVMe subsystems"
+    front_end = True
     own = SubsystemOwn
     immutable: ClassVar[tuple[str, ...]] = ("spec.nqn", _SERIAL_NUMBER, "spec.model_number", "spec.max_namespaces")
     secrets: ClassVar[tuple[str, ...]] = ("spec.psk",)
+
+    def line(self, resource: NvmeSubsystem) -> Line:
+        host = resource.spec.hostnqn
+        return Line((resource.spec.nqn, f"host {host}" if host else "any host"))
 
     def normalise(self, resource: NvmeSubsystem) -> None:
         if resource.spec.psk:

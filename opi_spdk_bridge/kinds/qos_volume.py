@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation, Settled, Volume
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.core.volumes import numbered_reservation
 from opi_spdk_bridge.kinds.shared import qos
@@ -22,8 +23,12 @@ class QosVolumeKind(ContractKind[QosVolume, Limited]):
     """It stands for the volume under it, whose limits it holds."""
 
     message = QosVolume
+    title = "QoS volumes"
     own = Limited
     legacy_collection: ClassVar[str | None] = "volumes"
+
+    def line(self, resource: QosVolume) -> Line:
+        return Line((f"on {resource.volume_name_ref}",))
 
     def check(self, resource: QosVolume) -> None:
         if resource.limits.HasField("min") and resource.limits.min.ListFields():

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation, Settled
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import Record
-from opi_spdk_bridge.kinds.shared import qos
+from opi_spdk_bridge.kinds.shared import pci, qos
 from opi_spdk_bridge.kinds.shared.base import ContractKind
 from opi_spdk_bridge.kinds.shared.claims import shared_claim_reservation
 from opi_spdk_bridge.kinds.shared.pci import check_function, function_reservation
@@ -25,8 +26,13 @@ class VirtioBlkKind(ContractKind[VirtioBlk, Limited]):
     """`max_limit` is the QoS of the volume; `max_io_qps` is kept and returned only: the guest's driver sets it."""
 
     message = VirtioBlk
+    title = "Virtio-blk devices"
+    front_end = True
     own = Limited
     legacy_collection: ClassVar[str | None] = "volumes"
+
+    def line(self, resource: VirtioBlk) -> Line:
+        return Line((pci.in_words(resource.pcie_id),))
 
     def check(self, resource: VirtioBlk) -> None:
         check_function(resource.pcie_id, "pcie_id")

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Generic
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Reservation, Settled, Taken
+from opi_spdk_bridge.core.line import Line
 from opi_spdk_bridge.core.record import AnyRecord, M, Own, Record
-from opi_spdk_bridge.kinds.shared import rules
+from opi_spdk_bridge.kinds.shared import pci, rules
 from opi_spdk_bridge.kinds.shared.base import ContractKind
 from opi_spdk_bridge.kinds.shared.claims import shared_claim_reservation
 from opi_spdk_bridge.kinds.shared.pci import function_reservation
@@ -39,6 +40,8 @@ class VirtioScsiTargetKind(_DeviceKind[VirtioScsiTarget]):
     """`max_luns` is kept by the bridge: LUNs beyond it are refused."""
 
     message = VirtioScsiTarget
+    title = "Virtio-SCSI targets"
+    front_end = True
 
     def check(self, resource: VirtioScsiTarget) -> None:
         rules.within(resource.max_luns, 0, MOST_LUNS, "max_luns")
@@ -48,6 +51,11 @@ class VirtioScsiControllerKind(_DeviceKind[VirtioScsiController]):
     """The PCI function is for whoever plugs the device: vhost-user itself knows none."""
 
     message = VirtioScsiController
+    title = "Virtio-SCSI controllers"
+    front_end = True
+
+    def line(self, resource: VirtioScsiController) -> Line:
+        return Line((pci.in_words(resource.pcie_id),))
 
     def check(self, resource: VirtioScsiController) -> None:
         for part in ("port_id", "physical_function", "virtual_function"):
@@ -65,8 +73,13 @@ class VirtioScsiLunKind(ContractKind[VirtioScsiLun, OnDevice]):
     """Its SCSI target number is chosen, and stored, before the first call."""
 
     message = VirtioScsiLun
+    title = "Virtio-SCSI LUNs"
+    front_end = True
     own = OnDevice
     legacy_collection: ClassVar[str | None] = "volumes"
+
+    def line(self, resource: VirtioScsiLun) -> Line:
+        return Line((f"of {resource.target_name_ref}",))
 
     async def settle(
         self,

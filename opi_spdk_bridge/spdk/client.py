@@ -1,12 +1,4 @@
-"""A persistent, pipelined JSON-RPC connection to an SPDK target.
-
-Requests carry an id by which their answers are matched, so any number may be in flight. Requests submitted in one turn
-of the event loop leave in one write: the target looks at its sockets every few milliseconds, and what arrives together
-is answered together. Where they are many the first leave before the last are made, so that the target has work, too.
-
-A call that was never written is a definite failure (Unavailable, DeadlineExceeded). One that was written and not
-answered has an unknown outcome (ConnectionLost, AnswerTimeout). An answered error is an SpdkError.
-"""
+"""A persistent, pipelined JSON-RPC client of an SPDK target, which connects again by itself."""
 
 from __future__ import annotations
 
@@ -14,179 +6,31 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
-
-import orjson
+from typing import Any, TypeVar
 
 from opi_spdk_bridge import deadline, errors
+from opi_spdk_bridge.spdk import silence
+from opi_spdk_bridge.spdk.connection import Call as Call
+from opi_spdk_bridge.spdk.connection import Connection
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
-from opi_spdk_bridge.telemetry.observer import Ended, NoObserver, Observer
+from opi_spdk_bridge.telemetry.observer import NoObserver, Observer
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.02
 _LONGEST_DELAY_S = 1.0
-_MOST_IN_A_WRITE = 64
-_UCRED = struct.Struct("=iII")  # pid, uid, gid: unix(7), SO_PEERCRED
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One JSON-RPC request and how its result is read. `params` may hold key material: never log it unmasked."""
-
-    method: str
-    params: dict[str, Any] | None
-    read: Callable[[Any], T]
-
-
-@dataclass(slots=True)
-class _InFlight:
-    call: Call[Any]
-    future: asyncio.Future[Any]
-    timer: asyncio.TimerHandle
-    ended: Ended
-
-
-class _Connection(asyncio.Protocol):
-    """One socket's life: frames requests, matches answers, fails what is in flight when it ends."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._in_flight: dict[int, _InFlight] = {}
-        self._given_up: dict[int, tuple[Call[Any], asyncio.Future[None]]] = {}
-        self._next_id = 0
-        self._unsent: list[bytes] = []
-        self._received = bytearray()
-        self.closed: asyncio.Future[None] = self._loop.create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=4 * 1024 * 1024)
-
-    def submit(self, call: Call[Any], timeout_s: float) -> asyncio.Future[Any]:
-        """Queues the request for the write at the end of this turn of the loop."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        if self.closed.done() or self._transport is None or self._transport.is_closing():
-            future.set_exception(errors.Unavailable("the SPDK target has closed the connection"))
-            return future
-        self._next_id += 1
-        request: dict[str, Any] = {"jsonrpc": "2.0", "id": self._next_id, "method": call.method}
-        if call.params is not None:
-            request["params"] = call.params
-        timer = self._loop.call_later(timeout_s, self._time_out, self._next_id, timeout_s)
-        self._in_flight[self._next_id] = _InFlight(call, future, timer, self._observer.spdk_call(call.method))
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
-        self._unsent.append(orjson.dumps(request))
-        if len(self._unsent) >= _MOST_IN_A_WRITE:
-            self._flush()
-        return future
-
-    def _flush(self) -> None:
-        data = b"".join(self._unsent)
-        self._unsent.clear()
-        if data and self._transport is not None and not self.closed.done():
-            self._transport.write(data)
-
-    def data_received(self, data: bytes) -> None:
-        *lines, rest = data.split(b"\n")
-        if lines:
-            lines[0] = bytes(self._received) + lines[0]
-            self._received.clear()
-        self._received += rest
-        for line in lines:
-            if line:
-                self._answer(line)
-
-    def _answer(self, line: bytes) -> None:
-        try:
-            answer = orjson.loads(line)
-            error = answer.get("error")
-            refusal = None if error is None else (int(error["code"]), str(error["message"]))
-            waiting = self._in_flight.pop(answer["id"], None)
-        except (AttributeError, ValueError, KeyError, TypeError):
-            log.error("the SPDK target sent what is not a JSON-RPC answer (%d bytes): reconnecting", len(line))
-            self.close()
-            return
-        if waiting is None:
-            if answer["id"] in self._given_up:
-                self._given_up.pop(answer["id"])[1].set_result(None)
-            return
-        waiting.timer.cancel()
-        waiting.ended("ok" if refusal is None else "error")
-        if waiting.future.done():
-            return
-        if refusal is not None:
-            waiting.future.set_exception(SpdkError(waiting.call.method, *refusal))
-            return
-        try:
-            waiting.future.set_result(waiting.call.read(answer.get("result")))
-        except errors.BridgeError as judged:
-            waiting.future.set_exception(judged)
-        except Exception as problem:  # the reader is given whatever the target sent
-            log.error("%s answered something unexpected: %s", waiting.call.method, type(problem).__name__)
-            text = f"the SPDK target's answer to {waiting.call.method} has an unknown shape"
-            waiting.future.set_exception(errors.AnswerUnreadable(text))
-
-    def _time_out(self, number: int, timeout_s: float) -> None:
-        waiting = self._in_flight.pop(number)
-        waiting.ended("unknown")
-        self._given_up[number] = waiting.call, self._loop.create_future()
-        if not waiting.future.done():
-            said = f"the SPDK target did not answer {waiting.call.method} within {timeout_s:.3g} s"
-            text = f"{said}; it may still carry it out"
-            waiting.future.set_exception(errors.AnswerTimeout(text))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
-        for waiting in self._in_flight.values():
-            waiting.timer.cancel()
-            waiting.ended("unknown")
-            if not waiting.future.done():
-                text = f"the connection to the SPDK target was lost during {waiting.call.method}"
-                waiting.future.set_exception(errors.ConnectionLost(text))
-        self._in_flight.clear()
-        for _, answered in self._given_up.values():
-            answered.set_result(None)
-        self._given_up.clear()
-
-    def given_up(self, call: Call[Any]) -> list[asyncio.Future[None]]:
-        """For each such call that was given up and may still be carried out: a future that its answer ends."""
-        same = (call.method, call.params)
-        return [answered for late, answered in self._given_up.values() if (late.method, late.params) == same]
-
-    @property
-    def peer(self) -> tuple[int, int] | None:
-        """(pid, uid) of the process at the other end of a Unix socket; None for TCP."""
-        connection = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if connection is None or connection.family != socket.AF_UNIX:
-            return None
-        try:
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        except (OSError, ValueError):  # the connection has just been lost
-            return None
-        pid, uid, _gid = _UCRED.unpack(credentials)
-        return pid, uid
-
-    def close(self) -> None:
-        """Drops the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
 
 
 class Client:
     """Keeps one connection to the target at `address` (a Unix socket's path or host:port), forever trying to reconnect.
 
-    `on_connected` runs after each successful handshake, `on_lost` after each loss of an established connection.
+    A target that has answered nothing for `silence_s` is away, too, though the connection stands: it may be stopped, or
+    hang. What was sent waits for its answers; nothing more is sent until one comes. `on_connected` runs after each
+    successful handshake and when a silence ends, `on_lost` after each loss of an established connection and when a
+    silence has been noticed.
     """
 
     def __init__(
@@ -195,6 +39,7 @@ class Client:
         *,
         connect_grace_s: float = 1.0,
         call_timeout_s: float = 30.0,
+        silence_s: float = 5.0,
         observer: Observer | None = None,
     ) -> None:
         self.address = address
@@ -202,19 +47,26 @@ class Client:
         """How many have been made since the start."""
         self._observer = observer or NoObserver()
         self._connect_grace_s = connect_grace_s
+        self._silence_s = silence_s
         self.call_timeout_s = call_timeout_s
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._release: Release | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._reason = "it has not answered yet"
+        self._silent = False
         self.on_connected: list[Callable[[], None]] = []
         self.on_lost: list[Callable[[], None]] = []
 
     @property
     def connected(self) -> bool:
-        """Whether the target has answered that it is up, and the connection stands."""
+        """Whether the target has answered that it is up, the connection stands, and it goes on answering."""
         return self._connected.is_set()
+
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds the target has left calls unanswered; 0 while it answers, and without a connection."""
+        return self._connection.silent_s() if self._connection is not None else 0.0
 
     @property
     def release(self) -> Release:
@@ -237,7 +89,14 @@ class Client:
 
     def unavailable(self) -> errors.Unavailable:
         """The error that says where the target should be and why it cannot be reached."""
-        return errors.Unavailable(f"the SPDK target at {self.address} cannot be reached: {self._reason}")
+        return errors.Unavailable(f"the SPDK target at {self.address} {self.trouble}")
+
+    @property
+    def trouble(self) -> str:
+        """Why the target cannot be reached, or could not when it last was away, as the end of a sentence about it."""
+        if self._silent:
+            return f"does not answer: nothing has come from it for {self.silent_s:.0f} s"
+        return f"cannot be reached: {self._reason}"
 
     async def start(self) -> None:
         """Starts connecting; returns at once."""
@@ -300,7 +159,7 @@ class Client:
                 connection = await self._connect()
                 if connection is not None and await self._shake_hands(connection):
                     delay_s = _FIRST_DELAY_S
-                    await asyncio.shield(connection.closed)
+                    await self._until_closed(connection)
                     self._lost()
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
                 delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
@@ -310,10 +169,10 @@ class Client:
                 self._connection.close()
                 await asyncio.shield(self._connection.closed)
 
-    def _new_connection(self) -> _Connection:
-        return _Connection(self._observer)
+    def _new_connection(self) -> Connection:
+        return Connection(self._observer)
 
-    async def _connect(self) -> _Connection | None:
+    async def _connect(self) -> Connection | None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.call_timeout_s):
@@ -329,7 +188,7 @@ class Client:
             return None
         return self._connection
 
-    async def _shake_hands(self, connection: _Connection) -> bool:
+    async def _shake_hands(self, connection: Connection) -> bool:
         """Connected means that the framework is up: a target accepts connections before it is."""
         calls: list[Call[Any]] = [
             Call("framework_wait_init", None, bool),
@@ -352,9 +211,34 @@ class Client:
             notify()
         return True
 
+    async def _until_closed(self, connection: Connection) -> None:
+        work = silence.watch(connection, self._silence_s, self._fell_silent, self._answers_again)
+        watching = asyncio.create_task(work, name="spdk-silence")
+        try:
+            await asyncio.shield(connection.closed)
+        finally:
+            watching.cancel()
+
+    def _fell_silent(self) -> None:
+        self._silent = True
+        self._connected.clear()
+        log.warning("the SPDK target at %s does not answer: nothing has come for %.1f s", self.address, self.silent_s)
+        for notify in self.on_lost:
+            notify()
+
+    def _answers_again(self) -> None:
+        if self._connection is None or self._connection.closed.done():
+            return
+        self._silent = False
+        self._connected.set()
+        log.info("the SPDK target at %s answers again", self.address)
+        for notify in self.on_connected:
+            notify()
+
     def _lost(self) -> None:
         self._connected.clear()
         self._connection = None
+        self._silent = False
         self._reason = "the connection was lost"
         log.warning("lost the connection to the SPDK target at %s", self.address)
         for notify in self.on_lost:

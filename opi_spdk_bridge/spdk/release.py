@@ -28,6 +28,14 @@ class Release:
         """Whether TLS keys are named objects (24.05 and later); before, `psk` was the path of a file."""
         return "keyring_file_add_key" in self.methods
 
+    @property
+    def queues_changes(self) -> bool:
+        """Whether changes of one subsystem that come together wait for each other (24.05 and later).
+
+        Before, all but the first are refused: "subsystem busy, retry later."
+        """
+        return self.number >= (24, 5)
+
     def iostat_of(self, bdevs: Sequence[str]) -> dict[str, Any]:
         """Parameters of bdev_get_iostat: a list of names came in 26.01, before it was one name."""
         return {"names": list(bdevs)} if self.iostat_takes_many else {"name": bdevs[0]}

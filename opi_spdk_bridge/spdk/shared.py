@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.sockets import too_long
 
+VFIO_USER_SOCKET = "cntrl"
+"""What the target names the socket in a vfio-user listener's folder."""
 _ENTRY = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -118,6 +121,12 @@ class SharedFolder:
     def target_key_path(self, name: str) -> str:
         """The key file's path as the target sees it."""
         return str(self.target_path / "keys" / name)
+
+    def require_socket_fits(self, name: str) -> None:
+        """Raises FailedPrecondition where the target cannot make the vfio-user socket in a folder of that name."""
+        problem = too_long(f"{self.target_socket_folder(name)}/{VFIO_USER_SOCKET}")
+        if problem:
+            raise errors.FailedPrecondition(f"{problem}: give a shorter folder with --spdk-shared-dir")
 
     def target_socket_folder(self, name: str) -> str:
         """The socket folder's path as the target sees it."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from opi_spdk_bridge.spdk import methods
-from opi_spdk_bridge.spdk.client import Client
+from opi_spdk_bridge.spdk.client import Call, Client
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.release import Release
 from opi_spdk_bridge.spdk.shared import SharedFolder
 from opi_spdk_bridge.spdk.steps import Diagnosis, Learn, Step, carry_out
 from opi_spdk_bridge.spdk.vhost_folder import VhostFolder
 from opi_spdk_bridge.spdk.view import LiveView, SweepView
+
+T = TypeVar("T")
 
 TRANSPORT_METHODS = ("nvmf_get_transports", "nvmf_create_transport")
 """What `make_transport` asks of the target."""
@@ -38,6 +42,7 @@ class Target:
         self.shared = shared
         self._transports: set[str] = set()
         self._making_transport = asyncio.Lock()
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._uuids: dict[str, str] = {}
         """By name: the UUIDs of bdevs of which the target has not told since that they went."""
         self._live = LiveView(client, self._uuids)
@@ -87,6 +92,11 @@ class Target:
             if all(transport.trtype.upper() != trtype for transport in found):
                 await self.client.call(methods.nvmf_create_transport(trtype))
             self._transports.add(trtype)
+
+    async def change_alone(self, nqn: str, call: Call[T]) -> T:
+        """Calls when no other such call changes the same subsystem; errors as for `Client.call`."""
+        async with self._changing[nqn]:
+            return await self.client.call(call)
 
     async def look_around(self, *, subsystems: bool) -> None:
         """Remembers what need not be asked again: the transports and, where asked for, which NQNs are taken.

@@ -52,6 +52,17 @@ class VhostFolder:
         if self._path is not None:
             await asyncio.to_thread(_require_free, self._path / name)
 
+    async def require_found(self, name: str) -> None:
+        """Raises FailedPrecondition where nobody finds the socket of a controller that has just been made.
+
+        That asks nothing where the folder was known before it was made.
+        """
+        if self._path is not None:
+            return
+        seen = await self._view.vhost(name)
+        if seen is not None:
+            _require_short(seen.socket)
+
     async def _learn(self) -> Path | None:
         """Where the folder is; None where that cannot be known."""
         for device in await self._view.vhosts():
@@ -80,9 +91,7 @@ def _names(path: str) -> set[str]:
 
 
 def _require_free(path: Path) -> None:
-    wrong = too_long(path)  # a target cuts it off without a word
-    if wrong:
-        raise errors.FailedPrecondition(f"{wrong}: take a shorter ID, or another vhost folder (spdk_tgt -S)")
+    _require_short(path)
     try:
         what = _occupant(path)
     except OSError:
@@ -90,6 +99,12 @@ def _require_free(path: Path) -> None:
     if what:
         text = f"the device's socket would be {path}, which is {what}: take another ID, or remove what is there"
         raise errors.FailedPrecondition(text)
+
+
+def _require_short(path: str | Path) -> None:
+    wrong = too_long(path)  # a target cuts it off without a word
+    if wrong:
+        raise errors.FailedPrecondition(f"{wrong}: take a shorter ID, or another vhost folder (spdk_tgt -S)")
 
 
 def _occupant(path: Path) -> str:

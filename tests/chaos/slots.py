@@ -1,4 +1,4 @@
-"""What the clients work on: a fixed set of names of all 14 kinds, and random resources for them."""
+"""What the clients work on: a fixed set of names of every kind, and random resources for them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge.cli import offline
 from tests.chaos.ledger import Ledger, State, describe
-from tests.kinds.world import plural
+from tests.kinds.world import NOUNS, parent_noun, plural, singular
 from tests.support.bridge import METHODS, Client
 from tests.support.target import Target
 
@@ -78,11 +78,9 @@ def _message(noun: str, resource: dict[str, Any]) -> Message:
 
 def _store_and_answers(records: dict[str, Record], bridge: Client, found: Findings) -> None:
     listed: set[str] = set()
-    for noun in dict.fromkeys(
-        name.removeprefix("Get") for name in METHODS if f"Stats{name.removeprefix('Get')}" in METHODS
-    ):
-        nested = "parent" in METHODS[f"List{plural(noun)}"].input_type.fields_by_name and noun in _PARENTS
-        parents = [name for name, r in records.items() if r["kind"] == _PARENTS.get(noun)] if nested else [""]
+    for noun in NOUNS:
+        outer = parent_noun(noun)
+        parents = [name for name, record in records.items() if record["kind"] == singular(outer)] if outer else [""]
         for parent in parents:
             answer = bridge.call(f"List{plural(noun)}", {"page_size": 1000, **({"parent": parent} if parent else {})})
             answer.pop("next_page_token", None)
@@ -92,13 +90,6 @@ def _store_and_answers(records: dict[str, Record], bridge: Client, found: Findin
     found.orphans += [f"{name} is in a list and not in the store" for name in listed - records.keys()]
 
 
-_PARENTS = {
-    "NvmeController": "nvmeSubsystem",
-    "NvmeNamespace": "nvmeSubsystem",
-    "NvmePath": "nvmeRemoteController",
-}
-
-
 class TargetState:
     """Everything on the target, read once."""
 
@@ -106,9 +97,10 @@ class TargetState:
         self.bdevs = {b["name"]: b for b in target.rpc("bdev_get_bdevs")}
         subsystems = [s for s in target.rpc("nvmf_get_subsystems") if s["subtype"] != "Discovery"]
         self.subsystems = {s["nqn"]: s for s in subsystems}
+        self.discovery = [a["trsvcid"] for a in target.discovery_listeners()]
         self.vhost = {v["ctrlr"]: v for v in target.rpc("vhost_get_controllers")}
         self.remote = {c["name"]: c for c in target.rpc("bdev_nvme_get_controllers")}
-        self.keys = {k["name"] for k in target.rpc("keyring_get_keys") if not k.get("removed")}
+        self.keys = {k["name"]: k for k in target.rpc("keyring_get_keys") if not k.get("removed")}
         self.crypto_keys = {k["name"]: k for k in target.rpc("accel_crypto_keys_get")}
 
 
@@ -148,15 +140,20 @@ def _compare(record: Record, records: dict[str, Record], on: TargetState, shared
             wrong = _differences(subsystem, serial_number=serial_number, allow_any_host="hostnqn" not in spec)
             allowed = [spec["hostnqn"]] if "hostnqn" in spec else []
             wrong += [] if hosts == allowed else [f"the hosts are {hosts}"]
+            taken = "psk" not in spec or on.keys.get(private["psk_key"], {}).get("refcnt", 0) > 1
+            wrong += [] if taken else ["the TCP transport has not got the key of the host"]
             return wrong + _psk(private, spec.get("psk"), on, shared)
         case "nvmeController":
-            nqn = records[record["name"].rsplit("/", 2)[0]]["resource"]["spec"]["nqn"]
-            listeners = on.subsystems.get(nqn, {}).get("listen_addresses", [])
+            parent = records[record["name"].rsplit("/", 2)[0]]["resource"]["spec"]
+            listeners = on.subsystems.get(parent["nqn"], {}).get("listen_addresses", [])
             if spec["trtype"] == "NVME_TRANSPORT_TYPE_PCIE":
                 at = str(shared / "vfio-user" / f"pf{spec['pcie_id']['physical_function']}")
                 there = any(a["traddr"] == at for a in listeners)
             else:
-                there = any(a["trsvcid"] == spec["fabrics_id"]["trsvcid"] for a in listeners)
+                port = spec["fabrics_id"]["trsvcid"]
+                there = any(a["trsvcid"] == port for a in listeners)
+                if ("psk" not in parent) != (port in on.discovery):
+                    return [f"hosts {'can' if 'psk' in parent else 'cannot'} discover there"]
             return [] if there else ["there is no such listener"]
         case "nvmeNamespace":
             nqn = records[record["name"].rsplit("/", 2)[0]]["resource"]["spec"]["nqn"]
@@ -175,9 +172,10 @@ def _compare(record: Record, records: dict[str, Record], on: TargetState, shared
             return [] if "scsi" in on.vhost.get(name, {}).get("backend_specific", {}) else ["there is no such device"]
         case "virtioScsiLun":
             device = on.vhost.get(private["ctrlr"], {}).get("backend_specific", {}).get("scsi", [])
-            luns = [t["luns"] for t in device if t["scsi_dev_num"] == private["number"]]
+            number = private.get("number", 0)  # what is as by default is not kept
+            luns = [t["luns"] for t in device if t["scsi_dev_num"] == number]
             there = bool(luns and luns[0] and luns[0][0]["bdev_name"] == private["bdev"])
-            return [] if there else [f"SCSI target {private['number']} of {private['ctrlr']} is {luns}"]
+            return [] if there else [f"SCSI target {number} of {private['ctrlr']} is {luns}"]
         case "nvmeRemoteController":
             return _psk(private, wanted.get("tcp", {}).get("psk"), on, shared)
         case "nvmePath":
@@ -262,6 +260,8 @@ def _nothing_else(
     _count("namespaces", sum(len(s["namespaces"]) for s in on.subsystems.values()), len(namespaces), found)
     listeners = sum(len(s["listen_addresses"]) for s in on.subsystems.values())
     _count("listeners", listeners, len(by_kind.get("nvmeController", [])), found)
+    ports = {r["resource"]["spec"]["fabrics_id"]["trsvcid"] for r in by_kind.get("nvmeController", []) if r not in pcie}
+    _surplus("discovery listener", on.discovery, ports, found)
     luns = sum(len(v["backend_specific"].get("scsi", [])) for v in on.vhost.values())
     _count("SCSI targets", luns, len(by_kind.get("virtioScsiLun", [])), found)
     paths = sum(len(c["ctrlrs"]) for c in on.remote.values())

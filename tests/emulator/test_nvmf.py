@@ -137,6 +137,22 @@ def test_a_psk_must_be_one(client: Client, folder: Path) -> None:
     assert [key["refcnt"] for key in client.call("keyring_get_keys")] == [1, 1, 1]
 
 
+def test_a_psk_reaches_only_the_transports_that_are_there_when_its_host_is_added(
+    target: EmulatedTarget, folder: Path
+) -> None:
+    client, path = target.client, folder / "key"
+    path.touch(0o600)
+    path.write_text(PSK)
+    client.call("keyring_file_add_key", name="k", path=str(path))
+    client.call("nvmf_create_subsystem", nqn=NQN)
+    client.call("nvmf_subsystem_add_host", nqn=NQN, host=HOST, psk="k")
+    client.call("nvmf_create_transport", trtype="TCP")
+    assert [key["refcnt"] for key in client.call("keyring_get_keys")] == [1], "nobody has taken it"
+    client.call("nvmf_subsystem_remove_host", nqn=NQN, host=HOST)
+    client.call("nvmf_subsystem_add_host", nqn=NQN, host=HOST, psk="k")
+    assert [key["refcnt"] for key in client.call("keyring_get_keys")] == [2]
+
+
 def test_keys_are_counted(client: Client, folder: Path) -> None:
     path = folder / "key"
     path.touch(0o600)

@@ -51,6 +51,9 @@ def test_a_path_that_is_too_long_is_cut_off(target: EmulatedTarget, client: Clie
     assert client.call("vhost_get_controllers", name=name)[0]["socket"] == str(target.vhost_dir / name)
     client.call("vhost_delete_controller", ctrlr=name)
     assert only.is_socket(), "a target leaves it"
+    failed = client.error("vhost_create_scsi_controller", ctrlr=f"{name}-too")
+    assert failed == (-32602, "Input/output error"), "it is cut off to the same"
+    assert client.error("vhost_create_scsi_controller", ctrlr="s" * 4096) == (-32602, "Invalid argument")
 
 
 def test_a_delayed_controller_has_no_socket_yet(target: EmulatedTarget, client: Client) -> None:

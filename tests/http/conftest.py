@@ -9,6 +9,7 @@ import pytest
 
 from tests.http.web import Web, web
 from tests.http.world import Made, create, delete
+from tests.kinds.world import World
 from tests.support.ports import free_ports
 from tests.support.target import Emulator
 
@@ -20,6 +21,7 @@ def near_and_far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Emu
     targets = (Emulator(folder, "http-near"), Emulator(folder, "http-far"))
     for target in targets:
         target.start()
+    targets[1].rpc("nvmf_create_transport", trtype="TCP")
     yield targets
     for target in targets:
         target.kill()
@@ -34,24 +36,27 @@ def served(near_and_far: tuple[Emulator, Emulator], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def array(near_and_far: tuple[Emulator, Emulator]) -> dict[str, str]:
-    """A subsystem of the remote array: where it listens, and its NQN."""
-    _, far = near_and_far
-    nqn = "nqn.2016-06.io.spdk:cnode1"
-    port = free_ports(1)[0]
-    far.rpc("nvmf_create_transport", trtype="TCP")
-    far.rpc("bdev_malloc_create", name="lun0", num_blocks=2048, block_size=512)
-    far.rpc("nvmf_create_subsystem", nqn=nqn, allow_any_host=True, serial_number="array", max_namespaces=8)
-    far.rpc("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "lun0"})
-    address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(port)}
-    far.rpc("nvmf_subsystem_add_listener", nqn=nqn, listen_address=address)
-    return {"nqn": nqn, "traddr": "127.0.0.1", "trsvcid": str(port)}
+def ports() -> list[int]:
+    """Ports for listeners here and of the remote array."""
+    return free_ports(8)
 
 
 @pytest.fixture(scope="module")
-def world(served: Web, array: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Made]]:
+def place(
+    served: Web,
+    near_and_far: tuple[Emulator, Emulator],
+    ports: list[int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> World:
+    """Where resources are made."""
+    near, far = near_and_far
+    return World(served, near, tmp_path_factory.mktemp("world"), lambda: far, ports)
+
+
+@pytest.fixture(scope="module")
+def world(served: Web, place: World) -> Iterator[dict[str, Made]]:
     """One resource of every kind."""
-    made = create(served, array, tmp_path_factory.mktemp("world"))
+    made = create(served, place)
     yield made
     delete(served, made)
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from google.protobuf.message import Message
 
 from opi_spdk_bridge.api.connection import Connection
-from opi_spdk_bridge.api.gateway import HttpServer
+from opi_spdk_bridge.api.http_server import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.listeners import Listener

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.http.web import Web
+from tests.kinds.world import FAR_NQN, World, path_to
 from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 
@@ -41,18 +42,16 @@ def test_the_inventory(curl: Curl) -> None:
     assert curl("GET", "inventory/1/inventory/2")["processor"]["totalThreads"] > 0
 
 
-def test_the_back_end(curl: Curl, array: dict[str, str]) -> None:
+def test_the_back_end(curl: Curl, place: World) -> None:
+    place.array()
     controller, path = "nvmeRemoteControllers/nvmetcp12", "nvmeRemoteControllers/nvmetcp12/nvmePaths/nvmetcp12path0"
     multipath = {"multipath": "NVME_MULTIPATH_MULTIPATH"}
-    fabrics = {
-        "subnqn": array["nqn"], "trsvcid": array["trsvcid"], "adrfam": "NVME_ADDRESS_FAMILY_IPV4", "hostnqn": _HOST,
-    }  # fmt: skip
-    tcp = {"traddr": array["traddr"], "trtype": "NVME_TRANSPORT_TYPE_TCP", "fabrics": fabrics}
+    tcp = path_to(place.ports[0], hostnqn=_HOST)
 
     assert curl("POST", "nvmeRemoteControllers?nvme_remote_controller_id=nvmetcp12", multipath)["name"] == controller
     assert curl("POST", f"{controller}/nvmePaths?nvme_path_id=nvmetcp12path0", tcp)["name"] == path
     assert curl("GET", controller)["multipath"] == "NVME_MULTIPATH_MULTIPATH"
-    assert curl("GET", path)["fabrics"]["subnqn"] == array["nqn"]
+    assert curl("GET", path)["fabrics"]["subnqn"] == FAR_NQN
     assert curl("GET", "nvmeRemoteControllers")["nvmeRemoteControllers"][0]["name"] == controller
     assert curl("GET", f"{controller}/nvmePaths")["nvmePaths"][0]["name"] == path
     assert "readBytesCount" in curl("GET", f"{controller}:stats")["stats"]

@@ -18,7 +18,9 @@ from opi_spdk_bridge.api.routes import Routes
 from tests.http.contract import METHODS
 from tests.http.web import Web
 from tests.http.world import create
+from tests.kinds.world import World
 from tests.support.patience import PATIENCE_S
+from tests.support.target import Emulator
 
 DESCRIPTION = describe(Routes(METHODS))
 
@@ -83,14 +85,20 @@ def test_comments_of_the_contract_are_in_it() -> None:
 
 @pytest.mark.parametrize("known", [False, True], ids=["made-up names", "names that exist"])
 def test_fuzzing_finds_nothing_that_is_not_described(
-    own_http: Web, array: dict[str, str], tmp_path: Path, known: bool
+    own_http: Web,
+    spdk: Emulator,
+    near_and_far: tuple[Emulator, Emulator],
+    ports: list[int],
+    tmp_path: Path,
+    known: bool,
 ) -> None:
     """Schemathesis: no 5xx, no code, type or body that the description does not have.
 
     Its other checks ask for more than a schema can say: that whatever fits a schema is accepted, for example.
     """
     names = {}
-    for made in create(own_http, array, tmp_path).values():
+    world = World(own_http, spdk, tmp_path, lambda: near_and_far[1], ports)
+    for made in create(own_http, world).values():
         *_, collection, resource_id = made.name.split("/")
         names[f"path.{collection.removesuffix('s')}"] = resource_id
     config = tmp_path / "schemathesis.toml"

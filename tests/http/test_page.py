@@ -13,6 +13,7 @@ import pytest
 from tests.http.browser import EXECUTABLE, Browser, browser
 from tests.http.web import Web
 from tests.http.world import Made
+from tests.kinds.world import FAR_NQN
 from tests.support.patience import PATIENCE_S
 from tests.support.target import Emulator
 
@@ -97,7 +98,7 @@ def test_remote_paths_are_below_their_controller(served: Web, page: Browser) -> 
     page.evaluate("document.querySelector('[role=treeitem]').focus()")
     _open_below(page, "nvmeRemoteControllers", "nvmeRemoteControllers/same")
     _open_below(page, "nvmeRemoteControllers/same", "nvmeRemoteControllers/same/nvmePaths/path")
-    assert "nqn.2016-06.io.spdk:cnode1" in page.evaluate(_text("nvmeRemoteControllers/same/nvmePaths/path"))
+    assert FAR_NQN in page.evaluate(_text("nvmeRemoteControllers/same/nvmePaths/path"))
 
 
 def test_a_resource_can_be_read_in_full_and_has_no_secret(served: Web, world: dict[str, Made], page: Browser) -> None:

@@ -9,9 +9,7 @@ import pytest
 
 from tests.http.web import Web
 from tests.http.world import Made, snake
-from tests.support.bridge import METHODS
-
-_NOUNS = [name.removeprefix("Create") for name in METHODS if name.startswith("Create")]
+from tests.kinds.world import NOUNS
 
 
 def _create_again(served: Web, made: Made, noun: str) -> Any:
@@ -20,7 +18,7 @@ def _create_again(served: Web, made: Made, noun: str) -> Any:
 
 
 @pytest.mark.parametrize("mask", ["", "?updateMask=*"])
-@pytest.mark.parametrize("noun", _NOUNS)
+@pytest.mark.parametrize("noun", NOUNS)
 def test_what_get_gave_changes_nothing(served: Web, world: dict[str, Made], noun: str, mask: str) -> None:
     made = world[noun]
     got = served.http.get(f"/v1/{made.name}").json()

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.api import connection
-from opi_spdk_bridge.api.gateway import HttpServer
+from opi_spdk_bridge.api.http_server import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.listeners import Listener

@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from tests.kinds.cases import CASES, Case, put
+from tests.kinds.case import Case, put
+from tests.kinds.cases import CASES
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import HOST_NQN, OTHER_PSK, PSK, World, free_ports, path_to, pci
 from tests.support.bridge import CallError

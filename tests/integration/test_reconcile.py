@@ -20,7 +20,7 @@ from tests.kinds.world import FAR_NQN, HOST_NQN, NQN, PSK, World, failing, free_
 from tests.support.array import TEST_PSK_BASE64
 from tests.support.bridge import Bridge
 from tests.support.patience import HOUR_S, PATIENCE_S
-from tests.support.target import Emulator, Target, wait_until
+from tests.support.target import DISCOVERY_NQN, Emulator, Target, wait_until
 
 
 def inject_fault(target: Target, **fault: Any) -> None:
@@ -100,6 +100,7 @@ def populate(world: World) -> None:
     world.controller("c0", world.ports[6])
     pcie = {"trtype": "NVME_TRANSPORT_TYPE_PCIE", "pcie_id": pci(3)}
     world.make("NvmeController", "c1", {"spec": pcie}, "nvmeSubsystems/open")
+    world.controller("c2", world.ports[7], "nvmeSubsystems/open")
     world.namespace("n7", "v0", host_nsid=7)
     world.namespace("n2", "e0", host_nsid=2)
     world.namespace("any", "a0")
@@ -130,6 +131,7 @@ def picture(target: Target) -> dict[str, Any]:
             }
             for s in subsystems
         },
+        "discovery": sorted((a["traddr"], a["trsvcid"]) for a in target.discovery_listeners()),
         "vhost": {v["ctrlr"]: v["backend_specific"] for v in target.rpc("vhost_get_controllers")},
         "paths": {
             c["name"]: [p["trid"]["trsvcid"] for p in c["ctrlrs"]] for c in target.rpc("bdev_nvme_get_controllers")
@@ -313,6 +315,11 @@ def _listener(here: Here) -> None:
     here.spdk.rpc("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=address)
 
 
+def _discovery(here: Here) -> None:
+    (address,) = here.spdk.discovery_listeners()
+    here.spdk.rpc("nvmf_subsystem_remove_listener", nqn=DISCOVERY_NQN, listen_address=address)
+
+
 def _renumber(here: Here) -> None:
     """The namespace under NSID 7 is moved to NSID 9, its identity kept."""
     subsystem = here.spdk.subsystem(NQN)
@@ -336,6 +343,7 @@ def _path(here: Here) -> None:
 
 DRIFT = {
     "subsystem": (_remove("nvmf_delete_subsystem", nqn=NQN), "nvmeSubsystems/sub was not as asked (it is gone)"),
+    "discovery": (_discovery, "nvmeControllers/c2 was not as asked (hosts cannot discover at TCP 127.0.0.1 "),
     "listener": (_listener, "nvmeControllers/c0 was not as asked (it is gone)"),
     "host": (
         _remove("nvmf_subsystem_remove_host", nqn=NQN, host=HOST_NQN),

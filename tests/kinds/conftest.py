@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kinds.cases import CASES, Case
+from tests.kinds.case import Case
+from tests.kinds.cases import CASES
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import World, free_ports
 from tests.support.target import Emulator, Target, emulator, real_target

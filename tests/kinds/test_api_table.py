@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.kinds.cases import CASES, Case, put
+from tests.kinds.case import Case, put
+from tests.kinds.cases import CASES
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import HOST_NQN, NQN, OTHER_PSK, World, collection, free_ports, pci, psk
 from tests.support.bridge import METHODS, Client

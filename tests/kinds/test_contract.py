@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.kinds.cases import Case, at, only, put
+from tests.kinds.case import Case, at, put
+from tests.kinds.cases import only
 from tests.kinds.world import World, failing
 from tests.support.bridge import Bridge
 from tests.support.target import Emulator, wait_until
@@ -67,8 +68,7 @@ def test_an_id_that_cannot_be_in_a_name_is_refused(ready: Case, world: World) ->
 
 
 def test_ids_of_clients_in_the_field_are_taken(ready: Case, world: World) -> None:
-    longest = "X" * (30 if ready.noun.startswith("Virtio") else 63)  # a vhost socket's path has an end
-    for resource_id in ("A", "0.b_C-d", longest):
+    for resource_id in ("A", "0.b_C-d", "X" * ready.longest_id):
         made = world.make(ready.noun, resource_id, ready.wanted(world, 0), ready.parent)
         assert made["name"] == ready.named(resource_id)
         world.delete(ready.noun, made["name"])
@@ -102,15 +102,8 @@ def test_a_bad_value_is_refused_naming_the_field(ready: Case, world: World) -> N
         wanted = put(ready.wanted(world, 0), path, value)
         problem = failing(partial(world.make, ready.noun, "x0", wanted, ready.parent))
         refused.append((path, problem.code, problem.field))
-    fields = [(path, "INVALID_ARGUMENT", f"{ready.field}.{path}") for path, _ in ready.bad]
-    # a limit may be named as a whole: it is refused whatever is in it
-    assert [(p, c, _named(f, w)) for (p, c, f), (_, _, w) in zip(refused, fields, strict=True)] == fields
+    assert refused == [(path, "INVALID_ARGUMENT", f"{ready.field}.{path}") for path, _ in ready.bad]
     assert ready.seen(world, 0) is None
-
-
-def _named(field: str, wanted: str) -> str:
-    inside = "limit" in wanted and (field.startswith(f"{wanted}.") or wanted.startswith(f"{field}."))
-    return wanted if inside else field
 
 
 @only(lambda case: bool(case.parent))
@@ -193,7 +186,7 @@ def test_update_without_a_mask_takes_the_populated_fields(ready: Case, world: Wo
     path, value = ready.change(world)
     answer = world.update(ready.noun, put({"name": ready.name()}, path, value))
     assert at(answer, path) == str(value)
-    _changed_only(made, answer, path)
+    _changed_only(made, answer, path, *ready.measured)
     assert world.get(ready.noun, ready.name()) == answer
     if ready.changed is not None:
         assert ready.seen(world, 0) == ready.changed(world)
@@ -206,15 +199,14 @@ def test_update_of_a_named_field_leaves_the_others(ready: Case, world: World) ->
     path, value = ready.change(world)
     answer = world.update(ready.noun, put({"name": ready.name()}, path, value), path)
     assert at(answer, path) == str(value)
-    _changed_only(made, answer, path)
+    _changed_only(made, answer, path, *ready.measured)
     if ready.changed is not None:
         assert ready.seen(world, 0) == ready.changed(world)
 
 
-def _changed_only(before: dict[str, Any], after: dict[str, Any], path: str) -> None:
-    measured = ("blocks_count",) if "filename" in before else ()  # an AIO volume has its file's size
-    for each in (path, *measured):
-        before, after = put(before, each, None), put(after, each, None)
+def _changed_only(before: dict[str, Any], after: dict[str, Any], *paths: str) -> None:
+    for path in paths:
+        before, after = put(before, path, None), put(after, path, None)
     assert before == after
 
 
@@ -330,10 +322,10 @@ def test_what_is_in_use_is_not_deleted(ready: Case, world: World) -> None:
 
 
 def test_stats_count_the_io(ready: Case, world: World) -> None:
-    if ready.noun.startswith("Virtio") and not world.target.emulated:
+    if ready.guest_only and not world.target.emulated:
         pytest.skip("needs a guest that does I/O, or an emulated target")
     ready.create(world)
-    bdev = _bdev_under(ready, world)
+    bdev = ready.counted(world)
     found = world.target.bdev(bdev)
     assert found is not None
     done = {"read": 3, "write": 2, **({"unmap": 1} if found["supported_io_types"]["unmap"] else {})}
@@ -353,30 +345,11 @@ def test_stats_stop_at_the_largest_number(ready: Case, world: World) -> None:
     if not world.target.emulated:
         pytest.skip("needs a billion operations: an emulated target")
     ready.create(world)
-    world.target.rpc("emulator_run_io", name=_bdev_under(ready, world), reads=2**30, writes=1, blocks=8)
+    world.target.rpc("emulator_run_io", name=ready.counted(world), reads=2**30, writes=1, blocks=8)
     stats = world.stats(ready.noun, ready.name())
     assert stats["read_bytes_count"] == 2**31 - 1
     assert stats["read_latency_ticks"] == 2**31 - 1
     assert stats["read_ops_count"] >= 2**30
-
-
-def _bdev_under(case: Case, world: World) -> str:
-    """The bdev whose I/O counts for number 0; made where none is there yet."""
-    if case.noun in ("NvmeSubsystem", "NvmeController"):
-        world.null_volume("io")
-        world.namespace("io", "io", "nvmeSubsystems/x0" if case.noun == "NvmeSubsystem" else case.parent)
-        return "io"
-    if case.noun in ("VirtioScsiTarget", "VirtioScsiController"):
-        world.null_volume("io")
-        world.make("VirtioScsiLun", "io", {"target_name_ref": "x0", "volume_name_ref": "io"})
-        return "io"
-    if case.noun == "NvmeRemoteController":
-        world.delete(case.noun, case.name())
-        world.array()
-        world.remote_controller("x0")
-        world.path("io", world.ports[0], "nvmeRemoteControllers/x0")
-        return "x0n1"
-    return case.stats(world)
 
 
 # Secrets
@@ -434,7 +407,7 @@ def test_while_the_target_is_away_reads_answer_and_changes_wait_then_fail(case: 
             lambda: case.create(frail, 1),
             lambda: frail.delete(case.noun, case.name()),
         ]
-        if frail.stats_ask(case.noun):
+        if case.counts_own:
             calls.append(lambda: frail.stats(case.noun, case.name()))
         if case.change is not None:
             change = case.change(frail)

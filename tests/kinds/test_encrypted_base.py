@@ -174,6 +174,31 @@ def test_a_base_that_goes_while_the_vbdev_is_made_leaves_an_entry_too(world: Wor
     wait_until(lambda: nothing_left(world), "vbdev and key are gone")
 
 
+def test_a_base_of_the_bridges_own_comes_back_by_itself(world: World) -> None:
+    world.delete("EncryptedVolume", ENC)
+    world.malloc_volume("mine")
+    encrypted(world, "mine")
+    world.target.rpc("emulator_inject_fault", method="bdev_malloc_create", action="error")
+    world.target.rpc("bdev_malloc_delete", name="mine")
+    world.delete("EncryptedVolume", ENC)
+    assert len(keys(world)) == 1
+    world.target.rpc("emulator_clear_faults")
+    wait_until(lambda: nothing_left(world), "the base was restored, and vbdev and key are gone", 30)
+    world.subsystem()
+    assert world.namespace("n0", "mine")
+
+
+def test_a_stand_in_that_was_left_behind_is_taken_away(world: World) -> None:
+    """It has the place of the vbdev for a moment, to find out whether the target keeps the name."""
+    go(world)
+    world.target.rpc("emulator_inject_fault", method="bdev_null_delete", action="drop", count=1)
+    assert failing(lambda: world.delete("EncryptedVolume", ENC)).code == "UNAVAILABLE"
+    wait_until(lambda: world.target.bdev("enc") is None, "the stand-in is gone")
+    assert len(keys(world)) == 1
+    arrive(world, "base")
+    wait_until(lambda: nothing_left(world), "vbdev and key are gone")
+
+
 _METHODS = (
     "bdev_get_bdevs", "vhost_get_controllers", "bdev_crypto_delete", "accel_crypto_key_destroy",
     "accel_crypto_key_create", "bdev_crypto_create", "accel_crypto_keys_get", "bdev_null_create", "bdev_null_delete",

@@ -140,6 +140,48 @@ def test_only_a_reference_by_name_means_the_name(world: World, user: User) -> No
     _forget_strangers(world)
 
 
+def _encrypted_by_name(world: World) -> None:
+    """A volume whose UUID the target makes of that of the bdev underneath, which is asked for by its name here."""
+    _theirs(world)
+    ciphered = {"volume_name_ref": "theirs", "key": KEY, "cipher": "ENCRYPTION_TYPE_AES_XTS_128"}
+    world.make("EncryptedVolume", "moved", ciphered)
+
+
+def _followed_to_another_identity(world: World, user: User) -> None:
+    assert user.uses(world) == "moved"
+    was, told = world.target.bdev("moved"), _told(world, user, "has come back with another identity")
+    world.target.rpc("bdev_malloc_delete", name="theirs")
+    wait_until(lambda: user.uses(world) is None, "the volume is gone")
+    _theirs(world, STRANGERS_UUID)
+    wait_until(told, "the bridge says that the user follows")
+    wait_until(lambda: user.uses(world) == "moved", "the volume is back, and in use")
+    world.opi.kill()  # type: ignore[attr-defined]
+    world.opi.start()  # type: ignore[attr-defined]
+    world.get(user.noun, user.name)
+    assert user.uses(world) == "moved", "the new identity was kept"
+    now = world.target.bdev("moved")
+    assert was is not None
+    assert now is not None
+    assert now["uuid"] != was["uuid"]
+    world.delete(user.noun, user.name)
+    world.clear()
+    _forget_strangers(world)
+
+
+def test_a_volume_that_the_target_gives_another_identity_is_followed(world: World, user: User) -> None:
+    _encrypted_by_name(world)
+    user.make(world, "moved")
+    _followed_to_another_identity(world, user)
+
+
+def test_an_identity_is_followed_through_what_stands_between(world: World) -> None:
+    _encrypted_by_name(world)
+    world.make("QosVolume", "between", {"volume_name_ref": "moved", "limits": {"max": {"rw_iops_kiops": 20}}})
+    user = USERS[0]
+    user.make(world, "between")
+    _followed_to_another_identity(world, user)
+
+
 def test_a_stranger_in_the_place_of_a_managed_volume_is_not_used(world: World, user: User) -> None:
     world.malloc_volume("vol")
     user.make(world, "mallocVolumes/vol")

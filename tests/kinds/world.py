@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from opi_spdk_bridge.daemon.resources import kinds_only
 from tests.support.bridge import METHODS, CallError, Client
 from tests.support.io import Io, io_on
 from tests.support.ports import free_ports as free_ports
@@ -21,12 +22,16 @@ FAR_NQN = "nqn.2022-09.io.spdk:far"
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c"
 MIB = 1024 * 1024
 
-_PARENTS = {"NvmeController": "NvmeSubsystem", "NvmeNamespace": "NvmeSubsystem", "NvmePath": "NvmeRemoteController"}
-_TOP_DOWN = (
-    "VirtioScsiLun", "VirtioScsiController", "VirtioScsiTarget", "VirtioBlk", "NvmeNamespace", "NvmeController",
-    "NvmeSubsystem", "QosVolume", "EncryptedVolume", "NvmePath", "NvmeRemoteController", "AioVolume", "NullVolume",
-    "MallocVolume",
-)  # fmt: skip
+_ENTRIES = {entry.kind.message.DESCRIPTOR.name: entry for entry in kinds_only().values()}
+
+NOUNS = tuple(_ENTRIES)
+"""The kinds by the name of their message, in dependency order."""
+
+
+def parent_noun(noun: str) -> str:
+    """The kind in whose names those of this kind are nested; "" at the top."""
+    outer = _ENTRIES[noun].names.collections[:-1]
+    return next((other for other, entry in _ENTRIES.items() if entry.names.collections == outer), "")
 
 
 def resource_field(noun: str) -> str:
@@ -35,14 +40,20 @@ def resource_field(noun: str) -> str:
     return str(next(f.name for f in METHODS[f"Create{noun}"].input_type.fields if f.message_type is message))
 
 
+def singular(noun: str) -> str:
+    """NvmeSubsystem → nvmeSubsystem, as records name their kind."""
+    return _ENTRIES[noun].singular
+
+
 def plural(noun: str) -> str:
     """NvmeSubsystem → NvmeSubsystems."""
-    return f"{noun}s"
+    several = _ENTRIES[noun].names.plural
+    return f"{several[0].upper()}{several[1:]}"
 
 
 def collection(noun: str) -> str:
     """NvmeSubsystem → nvmeSubsystems."""
-    return f"{noun[0].lower()}{noun[1:]}s"
+    return _ENTRIES[noun].names.collections[-1]
 
 
 def psk(key: str = PSK) -> str:
@@ -116,11 +127,6 @@ class World:
     def stats(self, noun: str, name: str) -> dict[str, int]:
         """The counters; those that are 0 are left out."""
         return dict(self.opi.call(f"Stats{noun}", {"name": name}).get("stats", {}))
-
-    @staticmethod
-    def stats_ask(noun: str) -> bool:
-        """Whether the target is asked for the counters of such a resource although nothing stands on it."""
-        return noun not in ("NvmeSubsystem", "NvmeController", "VirtioScsiTarget", "VirtioScsiController")
 
     def reconnected(self) -> None:
         """Waits until the bridge has its target (again)."""
@@ -230,8 +236,8 @@ class World:
 
     def everything(self) -> Iterator[tuple[str, str]]:
         """(noun, name) of every resource of the bridge, what stands on others first."""
-        for noun in _TOP_DOWN:
-            parent = _PARENTS.get(noun)
+        for noun in reversed(NOUNS):
+            parent = parent_noun(noun)
             for owner in [item["name"] for item in self.all(parent)] if parent else [""]:
                 for item in self.all(noun, owner):
                     yield noun, item["name"]

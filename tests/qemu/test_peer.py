@@ -201,6 +201,18 @@ def test_the_chardev_connects_again_by_itself(
         assert qemu.devices == {"opi-pf5-blk": {"driver": "vhost-user-blk-pci", "chardev": "opi-pf5-blk"}}
 
 
+def test_a_path_that_is_too_long_where_qemu_sees_it_is_refused(spdk: Emulator, qemu: Peer, make_world: Make) -> None:
+    there = "/" + "q" * (107 - len("//blk"))
+    world = make_world(qmp_folders=f"{spdk.vhost_dir}:{there}")
+    blk(world)
+    world.delete("VirtioBlk", BLK)
+    problem = failing(lambda: blk(world, resource_id="blk2"))
+    assert problem.code == "FAILED_PRECONDITION"
+    assert f"QEMU cannot connect to opi-pf5-blk2: the socket path {there}/blk2 has 108 bytes" in problem.message
+    assert "--qmp-folders" in problem.message
+    assert spdk.vhost("blk2") is None
+
+
 def test_the_monitor_may_be_a_tcp_port(make_world: Make) -> None:
     port = free_ports(1)[0]
     with peer(port) as qemu:

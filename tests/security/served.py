@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from opi_spdk_bridge.api.bind import Method
-from opi_spdk_bridge.api.gateway import HttpServer
+from opi_spdk_bridge.api.http_server import HttpServer
 from opi_spdk_bridge.api.interceptors import Requests
 from opi_spdk_bridge.api.limits import Limits
 from opi_spdk_bridge.api.listeners import Listener

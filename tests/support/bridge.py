@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import pkgutil
 import re
 import signal
 import socket
@@ -13,37 +15,24 @@ from typing import Any
 
 import grpc
 from google.protobuf import json_format, message_factory
-from google.protobuf.descriptor import FileDescriptor
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from opi_spdk_bridge.pb.inventory import inventory_pb2
-from opi_spdk_bridge.pb.storage import (
-    backend_aio_pb2,
-    backend_malloc_pb2,
-    backend_null_pb2,
-    backend_nvme_pb2,
-    frontend_nvme_pb2,
-    frontend_virtio_blk_pb2,
-    frontend_virtio_scsi_pb2,
-    middleend_encryption_pb2,
-    middleend_qos_volume_pb2,
-)
+from opi_spdk_bridge import pb
 from tests.support.patience import PATIENCE_S
 from tests.support.program import started
 from tests.support.target import wait_until
 
-_FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR
-    for module in (
-        backend_aio_pb2, backend_malloc_pb2, backend_null_pb2, backend_nvme_pb2, frontend_nvme_pb2,
-        frontend_virtio_blk_pb2, frontend_virtio_scsi_pb2, middleend_encryption_pb2, middleend_qos_volume_pb2,
-        inventory_pb2,
-    )
-]  # fmt: skip
-METHODS: dict[str, Any] = {
-    method.name: method for file in _FILES for service in file.services_by_name.values() for method in service.methods
-}
+
+def _services() -> Iterator[Any]:
+    """The descriptors of every service that a generated module has."""
+    for module in pkgutil.walk_packages(pb.__path__, f"{pb.__name__}."):
+        if module.name.endswith("_pb2"):
+            yield from importlib.import_module(module.name).DESCRIPTOR.services_by_name.values()
+
+
+METHODS: dict[str, Any] = {method.name: method for service in _services() for method in service.methods}
+"""The contract's methods by their short name."""
 
 
 class CallError(Exception):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +17,8 @@ from typing import Any
 
 from tests.support.patience import PATIENCE_S
 from tests.support.program import started
+
+DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 
 
 class RpcError(Exception):
@@ -82,28 +86,42 @@ class Target:
         except RpcError:
             return None
 
+    def discovery_listeners(self) -> list[dict[str, Any]]:
+        """Where hosts can discover, without SPDK's saying that it will not for ever."""
+        found = self.subsystem(DISCOVERY_NQN)
+        return found["listen_addresses"] if found is not None else []
+
+    @functools.cached_property
+    def methods(self) -> frozenset[str]:
+        """What it can be asked: not every release, and not every build, has everything."""
+        return frozenset(self.rpc("rpc_get_methods"))
+
+    def _listed(self, method: str, name: str) -> list[str]:
+        """The names of what a method lists; none where the target has no such method."""
+        return [item[name] for item in self.rpc(method)] if method in self.methods else []
+
     def inventory(self) -> dict[str, list[str]]:
         """The names of everything on the target that a test could have left."""
         return {
+            "discovery": [f"{a['traddr']} {a['trsvcid']}" for a in self.discovery_listeners()],
             "subsystems": [s["nqn"] for s in self.rpc("nvmf_get_subsystems") if s["subtype"] != "Discovery"],
-            "vhost": [v["ctrlr"] for v in self.rpc("vhost_get_controllers")],
-            "remote": [c["name"] for c in self.rpc("bdev_nvme_get_controllers")],
-            "bdevs": [b["name"] for b in self.rpc("bdev_get_bdevs")],
-            "keys": [k["name"] for k in self.rpc("keyring_get_keys")],
-            "crypto_keys": [k["name"] for k in self.rpc("accel_crypto_keys_get")],
+            "vhost": self._listed("vhost_get_controllers", "ctrlr"),
+            "remote": self._listed("bdev_nvme_get_controllers", "name"),
+            "bdevs": self._listed("bdev_get_bdevs", "name"),
+            "keys": self._listed("keyring_get_keys", "name"),
+            "crypto_keys": self._listed("accel_crypto_keys_get", "name"),
         }
 
     def clean(self) -> None:
         """Removes everything: front ends first, then bdevs from the top, then keys."""
         left = self.inventory()
+        for address in self.discovery_listeners():
+            self.rpc("nvmf_subsystem_remove_listener", nqn=DISCOVERY_NQN, listen_address=address)
         for nqn in left["subsystems"]:
             self.rpc("nvmf_delete_subsystem", nqn=nqn)
         for name in left["vhost"]:
             self.rpc("vhost_delete_controller", ctrlr=name)
-        for method in ("crypto", "aio", "null", "malloc"):
-            for name in left["bdevs"]:
-                with contextlib.suppress(RpcError):
-                    self.rpc(f"bdev_{method}_delete", name=name)
+        self._delete_bdevs()
         for name in left["remote"]:
             self.rpc("bdev_nvme_detach_controller", name=name)
         for name in left["keys"]:
@@ -111,6 +129,26 @@ class Target:
                 self.rpc("keyring_file_remove_key", name=name)
         for name in left["crypto_keys"]:
             self.rpc("accel_crypto_key_destroy", key_name=name)
+
+    def _delete_bdevs(self) -> None:
+        """Deletes every bdev that can be: first what nothing stands on, then what that stood on.
+
+        Those of remote controllers stay: they go with them.
+        """
+        while left := self.rpc("bdev_get_bdevs"):
+            uppermost = [bdev["name"] for bdev in left if not bdev["claimed"]]
+            gone = [name for name in uppermost if self.delete_bdev(name)]
+            if not gone and not any(self.delete_bdev(bdev["name"]) for bdev in left if bdev["claimed"]):
+                return
+
+    def delete_bdev(self, name: str) -> bool:
+        """Whether one of the methods could delete it: each refuses the bdevs of other modules than its own."""
+        for method in sorted(self.methods):
+            if re.fullmatch(r"bdev_[a-z_]+_delete", method):
+                with contextlib.suppress(RpcError):
+                    self.rpc(method, name=name)
+                    return True
+        return False
 
 
 class Emulator(Target):
@@ -169,6 +207,16 @@ class Emulator(Target):
     def kill(self) -> None:
         """Ends it at once."""
         self.stop(signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def hung(self) -> Iterator[None]:
+        """Has it hang meanwhile: it keeps its connections, accepts others, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -1,41 +1,28 @@
-"""A target of named objects that records calls and fails as told, three small kinds on it, and a bridge over them."""
+"""A target of named objects that records calls and fails as told, three small kinds with their sides, and a bridge."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
-
-from google.protobuf.message import Message
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
 from opi_spdk_bridge.core.journal import Journal, in_order
-from opi_spdk_bridge.core.kind import (
-    Counters,
-    Facts,
-    Graph,
-    Kind,
-    Observation,
-    Presence,
-    Record,
-    Reservation,
-    Settled,
-    Volume,
-)
+from opi_spdk_bridge.core.kind import Graph, Kind, Reservation, Settled, Volume
 from opi_spdk_bridge.core.paging import Page
+from opi_spdk_bridge.core.record import AnyRecord, Facts, M, Own, P, Record, fills, to_json
 from opi_spdk_bridge.core.registry import Entry, Registry
+from opi_spdk_bridge.core.side import Counters, Observation, Presence, Side
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeSubsystem
 from opi_spdk_bridge.spdk.target import BdevChanges
 from opi_spdk_bridge.store.base import Change
 from opi_spdk_bridge.store.memory import MemoryStore
 from tests.support.patience import spin as spin
-
-M = TypeVar("M", bound=Message)
 
 PSK = b"NVMeTLSkey-1:01:VGhpcyBpcyBhIHRlc3Qga2V5IG9mIDMyIGJ5dGVzITEyMzQ=:"
 
@@ -98,75 +85,30 @@ class FakeTarget:
             raise failure.error
 
 
-class FakeKind(Kind[M], Generic[M]):
-    """An object of the target that is a copy of what its record asks for."""
+# What is asked
 
-    def __init__(self, target: FakeTarget, graph: Graph) -> None:
-        self.target = target
+
+class FakeKind(Kind[M, P], Generic[M, P]):
+    """A kind that knows the other resources."""
+
+    def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def wanted(self, record: Record) -> object:
-        return (record.desired.SerializeToString(deterministic=True), sorted(record.private.items()))
 
-    def learn(self, record: Record) -> Facts:
-        return {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskOwn(Own):
+    """A field that is shown where the client left it open, and one that is not."""
 
-    async def settle(self, name: str, resource: M, before: Record | None) -> Settled:
-        await asyncio.sleep(0)
-        return Settled()
-
-    async def realize(self, record: Record) -> Facts:
-        def create() -> None:
-            if record.name in self.target.objects:
-                raise errors.AlreadyExists(f"{record.name} is on the target already", resource=record.name)
-            self._put(record)
-
-        await self.target.do("create", record.name, create)
-        return self.learn(record)
-
-    async def repair(self, record: Record, view: Any) -> Facts:
-        await self.target.do("look", record.name)
-        if self.target.objects.get(record.name) != self.wanted(record):
-            await self.target.do("create", record.name, lambda: self._put(record))
-        return self.learn(record)
-
-    async def amend(self, old: Record, new: Record) -> Facts:
-        await self.target.do("change", new.name, lambda: self._put(new))
-        return self.learn(new)
-
-    async def unrealize(self, record: Record, view: Any | None = None) -> None:
-        if view is not None:
-            await self.target.do("look", record.name)
-        await self.target.do("remove", record.name, lambda: self._drop(record))
-
-    async def observe(self, record: Record, view: Any) -> Observation:
-        await self.target.do("look", record.name)
-        found = self.target.objects.get(record.name)
-        if found is None:
-            return Observation(Presence.ABSENT, ["it is gone"])
-        if found == "foreign":
-            return Observation(Presence.FOREIGN)
-        if found != self.wanted(record):
-            return Observation(Presence.DIFFERENT, ["it is another"])
-        return Observation(Presence.PRESENT)
-
-    async def measure(self, record: Record) -> Counters:
-        await self.target.ready()
-        return Counters(read_bytes_count=2**40, read_ops_count=7)
-
-    def _put(self, record: Record) -> None:
-        self.target.objects[record.name] = self.wanted(record)
-
-    def _drop(self, record: Record) -> None:
-        self.target.objects.pop(record.name, None)
+    uuid: str | None = fills("uuid")
+    serial: int = 0
 
 
-class DiskKind(FakeKind[NullVolume]):
+class DiskKind(FakeKind[NullVolume, DiskOwn]):
     """A volume at the top, with an identity that is chosen for it and a size of block that cannot change."""
 
     message = NullVolume
+    own = DiskOwn
     immutable: ClassVar[tuple[str, ...]] = ("block_size",)
-    assigned: ClassVar[tuple[str, ...]] = ("uuid",)
     legacy_collection: ClassVar[str | None] = "volumes"
 
     def normalise(self, resource: NullVolume) -> None:
@@ -178,61 +120,166 @@ class DiskKind(FakeKind[NullVolume]):
         if resource.blocks_count > 1_000_000:
             raise errors.InvalidArgument("blocks_count is too large", field="blocks_count")
 
-    async def settle(self, name: str, resource: NullVolume, before: Record | None) -> Settled:
+    async def settle(
+        self, name: str, resource: NullVolume, before: Record[NullVolume, DiskOwn] | None, taken: Collection[Any] = ()
+    ) -> Settled[DiskOwn]:
         await asyncio.sleep(0)
-        return Settled() if resource.uuid else Settled({"uuid": f"chosen-for-{name.rpartition('/')[2]}"})
+        return Settled(DiskOwn(uuid=None if resource.uuid else f"chosen-for-{name.rpartition('/')[2]}"))
 
-    def reserves(self, record: Record) -> Iterable[Reservation]:
+    def reserves(self, record: Record[NullVolume, DiskOwn]) -> Iterable[Reservation]:
         yield Reservation(f"bdev:{record.id}", f"the bdev name {record.id}")
         if record.desired.uuid:
             yield Reservation(f"uuid:{record.desired.uuid}", f"the UUID {record.desired.uuid}", field="uuid")
 
-    def volume(self, record: Record) -> Volume | None:
+    def volume(self, record: Record[NullVolume, DiskOwn]) -> Volume | None:
         return Volume(record.id)
 
 
-class SubsystemKind(FakeKind[NvmeSubsystem]):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubsystemOwn(Own):
+    """As that of a real subsystem."""
+
+    serial_number: str | None = fills("spec.serial_number")
+    psk_key: str = ""
+
+
+class SubsystemKind(FakeKind[NvmeSubsystem, SubsystemOwn]):
     """A resource with a secret."""
 
     message = NvmeSubsystem
+    own = SubsystemOwn
     immutable: ClassVar[tuple[str, ...]] = ("spec.nqn", "spec.serial_number")
     secrets: ClassVar[tuple[str, ...]] = ("spec.psk",)
-    assigned: ClassVar[tuple[str, ...]] = ("spec.serial_number",)
 
-    async def settle(self, name: str, resource: NvmeSubsystem, before: Record | None) -> Settled:
+    async def settle(
+        self,
+        name: str,
+        resource: NvmeSubsystem,
+        before: Record[NvmeSubsystem, SubsystemOwn] | None,
+        taken: Collection[Any] = (),
+    ) -> Settled[SubsystemOwn]:
         await asyncio.sleep(0)
-        assigned = {} if resource.spec.serial_number else {"spec.serial_number": "SN-CHOSEN"}
-        return Settled(assigned, {"psk_key": "opi-key"} if resource.spec.psk else {})
+        serial_number = None if resource.spec.serial_number else "SN-CHOSEN"
+        return Settled(SubsystemOwn(serial_number=serial_number, psk_key="opi-key" if resource.spec.psk else ""))
 
-    def reserves(self, record: Record) -> Iterable[Reservation]:
+    def reserves(self, record: Record[NvmeSubsystem, SubsystemOwn]) -> Iterable[Reservation]:
         return (Reservation(f"nqn:{record.desired.spec.nqn}", f"the NQN {record.desired.spec.nqn}", field="spec.nqn"),)
 
-    def shown_when_ready(self, record: Record) -> Facts:
-        return {"status.firmware_revision": "fake"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceOwn(Own):
+    """`nsid` is learnt from the target, `bdev` settled."""
+
+    nsid: int | None = fills("spec.host_nsid")
+    bdev: str = ""
 
 
-class NamespaceKind(FakeKind[NvmeNamespace]):
+class NamespaceKind(FakeKind[NvmeNamespace, NamespaceOwn]):
     """A nested resource that stands on a volume; the target picks its NSID."""
 
     message = NvmeNamespace
-    assigned: ClassVar[tuple[str, ...]] = ("spec.host_nsid",)
+    own = NamespaceOwn
     hints: ClassVar[tuple[str, ...]] = ("spec.host_nsid",)
 
-    async def settle(self, name: str, resource: NvmeNamespace, before: Record | None) -> Settled:
+    async def settle(
+        self,
+        name: str,
+        resource: NvmeNamespace,
+        before: Record[NvmeNamespace, NamespaceOwn] | None,
+        taken: Collection[Any] = (),
+    ) -> Settled[NamespaceOwn]:
         await asyncio.sleep(0)
         volume = f"nullVolumes/{resource.spec.volume_name_ref}"
         if self.graph.record(volume) is None:
             text = f"{volume} does not exist"
             raise errors.NotFound(text, field="spec.volume_name_ref", resource=volume)
         parent = name.rsplit("/", 2)[0]
-        return Settled(private={"bdev": resource.spec.volume_name_ref}, stands_on=(parent, volume))
+        return Settled(NamespaceOwn(bdev=resource.spec.volume_name_ref), stands_on=(parent, volume))
 
-    def learn(self, record: Record) -> Facts:
-        return {} if record.desired.spec.host_nsid else {"spec.host_nsid": 3}
-
-    def reserves(self, record: Record) -> Iterable[Reservation]:
-        bdev = record.private["bdev"]
+    def reserves(self, record: Record[NvmeNamespace, NamespaceOwn]) -> Iterable[Reservation]:
+        bdev = record.own.bdev
         yield Reservation(f"claim:{bdev}", f"the volume {bdev}", conflict=errors.FailedPrecondition)
+
+
+# How it looks on the target
+
+
+class FakeSide(Side[M, P], Generic[M, P]):
+    """An object of the target that is a copy of what its record asks for."""
+
+    def __init__(self, target: FakeTarget) -> None:
+        self.target = target
+
+    def wanted(self, record: Record[M, P]) -> object:
+        _, kept = to_json(record.own)
+        return (record.desired.SerializeToString(deterministic=True), sorted(kept.items()))
+
+    def learn(self, record: Record[M, P]) -> P:
+        """What is kept of the record once it was made, repaired or amended."""
+        return record.own
+
+    async def make(self, record: Record[M, P]) -> P:
+        def create() -> None:
+            if record.name in self.target.objects:
+                raise errors.AlreadyExists(f"{record.name} is on the target already", resource=record.name)
+            self._put(record)
+
+        await self.target.do("create", record.name, create)
+        return self.learn(record)
+
+    async def repair(self, record: Record[M, P], view: Any) -> P:
+        await self.target.do("look", record.name)
+        if self.target.objects.get(record.name) != self.wanted(record):
+            await self.target.do("create", record.name, lambda: self._put(record))
+        return self.learn(record)
+
+    async def amend(self, old: Record[M, P], new: Record[M, P]) -> P:
+        await self.target.do("change", new.name, lambda: self._put(new))
+        return self.learn(new)
+
+    async def remove(self, record: Record[M, P], view: Any | None = None) -> None:
+        if view is not None:
+            await self.target.do("look", record.name)
+        await self.target.do("remove", record.name, lambda: self._drop(record))
+
+    async def observe(self, record: Record[M, P], view: Any) -> Observation:
+        await self.target.do("look", record.name)
+        found = self.target.objects.get(record.name)
+        if found is None:
+            return Observation(Presence.ABSENT, ["it is gone"])
+        if found == "foreign":
+            return Observation(Presence.FOREIGN)
+        if found != self.wanted(record):
+            return Observation(Presence.DIFFERENT, ["it is another"])
+        return Observation(Presence.PRESENT)
+
+    async def measure(self, record: Record[M, P]) -> Counters:
+        await self.target.ready()
+        return Counters(read_bytes_count=2**40, read_ops_count=7)
+
+    def _put(self, record: Record[M, P]) -> None:
+        self.target.objects[record.name] = self.wanted(record)
+
+    def _drop(self, record: Record[M, P]) -> None:
+        self.target.objects.pop(record.name, None)
+
+
+class DiskSide(FakeSide[NullVolume, DiskOwn]):
+    """Nothing more."""
+
+
+class SubsystemSide(FakeSide[NvmeSubsystem, SubsystemOwn]):
+    """Shows something of the target."""
+
+    def shown_when_ready(self, record: Record[NvmeSubsystem, SubsystemOwn]) -> Facts:
+        return {"status.firmware_revision": "fake"}
+
+
+class NamespaceSide(FakeSide[NvmeNamespace, NamespaceOwn]):
+    """The target picks the NSID where the client left it open."""
+
+    def learn(self, record: Record[NvmeNamespace, NamespaceOwn]) -> NamespaceOwn:
+        return record.own if record.desired.spec.host_nsid else replace(record.own, nsid=3)
 
 
 class FakeStore(MemoryStore):
@@ -267,8 +314,9 @@ class Bridge:
         self.store = store or FakeStore()
         self.registry = Registry()
         self.catalog = Catalog(self.registry.kinds)
-        for kind in (DiskKind, SubsystemKind, NamespaceKind):
-            self.registry.add(kind(self.target, self.catalog))
+        self.registry.add(DiskKind(self.catalog), DiskSide(self.target))
+        self.registry.add(SubsystemKind(self.catalog), SubsystemSide(self.target))
+        self.registry.add(NamespaceKind(self.catalog), NamespaceSide(self.target))
         self.journal = Journal(self.store, self.registry.kinds)
         self.engine = Engine(self.registry, self.catalog, self.journal, self.target)
         self.unfinished: list[str] = []
@@ -316,7 +364,7 @@ class Bridge:
         parent = f"nvmeSubsystems/{subsystem_id}"
         return await self.engine.create(self.namespaces, parent, namespace_id, resource, "nvme_namespace")
 
-    async def stored(self) -> dict[str, Record]:
+    async def stored(self) -> dict[str, AnyRecord]:
         """The records as a restart would find them."""
         return {record.name: record for record in await self.journal.load()}
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -11,33 +11,43 @@ from hypothesis import strategies as st
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.catalog import Catalog, standing
 from opi_spdk_bridge.core.journal import in_order
-from opi_spdk_bridge.core.kind import Phase, Record, Reservation
+from opi_spdk_bridge.core.kind import Reservation
+from opi_spdk_bridge.core.record import AnyRecord, Own, Phase, Record
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 
-from .fakes import DiskKind, FakeTarget
+from .fakes import DiskKind, DiskOwn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding(DiskOwn):
+    """`holds`: tags by key."""
+
+    holds: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
 
 
 class ReservingKind(DiskKind):
-    """Reserves what the record's private facts say: {key: tag}."""
+    """Reserves what the record is said to hold."""
 
-    def reserves(self, record: Record) -> Iterable[Reservation]:
-        conflict = errors.FailedPrecondition if record.private.get("strict") else errors.AlreadyExists
-        for key, tag in record.private.get("holds", {}).items():
+    own = Holding
+
+    def reserves(self, record: AnyRecord) -> Iterable[Reservation]:
+        conflict = errors.FailedPrecondition if record.own.strict else errors.AlreadyExists
+        for key, tag in record.own.holds.items():
             yield Reservation(key, f"the thing {key}", tag, conflict, field="uuid")
 
 
 def catalog() -> Catalog:
     kinds: dict[str, Any] = {}
     made = Catalog(kinds)
-    kinds["nullVolume"] = ReservingKind(FakeTarget(), made)
+    kinds["nullVolume"] = ReservingKind(made)
     return made
 
 
 def record(
     name: str, phase: Phase = Phase.READY, holds: Mapping[str, str] | None = None, stands_on: tuple[str, ...] = ()
-) -> Record:
-    private = {"holds": dict(holds or {})}
-    return Record("nullVolume", name, NullVolume(), phase, 1, 0, 0, private=private, stands_on=stands_on)
+) -> Record[NullVolume, Holding]:
+    return Record("nullVolume", name, NullVolume(), phase, 1, 0, 0, Holding(holds=dict(holds or {})), stands_on)
 
 
 def test_the_parent_and_id_are_read_off_the_name() -> None:
@@ -106,7 +116,7 @@ def test_a_reservation_held_by_another_is_refused_naming_the_holder() -> None:
 def test_the_reservation_chooses_the_error() -> None:
     known = catalog()
     known.put(record("a", holds={"bdev": ""}))
-    wanted = replace(record("b"), private={"holds": {"bdev": ""}, "strict": True})
+    wanted = replace(record("b"), own=Holding(holds={"bdev": ""}, strict=True))
     with pytest.raises(errors.FailedPrecondition):
         known.require_free(wanted)
 
@@ -129,7 +139,7 @@ def test_holders_of_one_key_may_share_it_under_one_tag() -> None:
 def test_what_an_update_is_leaving_stays_reserved_until_it_is_done() -> None:
     known = catalog()
     before = record("a", holds={"old": ""})
-    known.put(replace(before, phase=Phase.UPDATING, private={"holds": {"new": ""}}, previous=before))
+    known.put(replace(before, phase=Phase.UPDATING, own=Holding(holds={"new": ""}), previous=before))
     for key in ("old", "new"):
         with pytest.raises(errors.AlreadyExists):
             known.require_free(record("b", holds={key: ""}))
@@ -140,7 +150,7 @@ def test_what_an_update_is_leaving_stays_reserved_until_it_is_done() -> None:
 def test_an_update_that_changes_the_tag_conflicts_with_both_until_it_is_done() -> None:
     known = catalog()
     before = record("a", holds={"address": "plain"})
-    known.put(replace(before, phase=Phase.UPDATING, private={"holds": {"address": "secure"}}, previous=before))
+    known.put(replace(before, phase=Phase.UPDATING, own=Holding(holds={"address": "secure"}), previous=before))
     for tag in ("plain", "secure"):
         with pytest.raises(errors.AlreadyExists):
             known.require_free(record("b", holds={"address": tag}))
@@ -188,8 +198,9 @@ def test_one_cannot_stand_on_what_is_not_there_yet_or_not_for_long() -> None:
 
 
 def test_in_order_puts_kinds_in_their_order_and_names_within() -> None:
-    mixed = [
-        Record(kind, name, NullVolume(), Phase.READY, 1, 0, 0) for kind, name in [("b", "1"), ("a", "2"), ("a", "1")]
+    mixed: list[AnyRecord] = [
+        Record(kind, name, NullVolume(), Phase.READY, 1, 0, 0, Own())
+        for kind, name in [("b", "1"), ("a", "2"), ("a", "1")]
     ]
     assert [(one.kind, one.name) for one in in_order(mixed, ["a", "b"])] == [("a", "1"), ("a", "2"), ("b", "1")]
 
@@ -206,7 +217,7 @@ def test_the_indexes_agree_with_the_records_after_any_changes(
 ) -> None:
     """Each step removes a record (None), or puts one that holds some keys and stands on others, maybe over itself."""
     known = catalog()
-    model: dict[str, list[Record]] = {}
+    model: dict[str, list[Record[NullVolume, Holding]]] = {}
     for name, held, below, updating in steps:
         if held is None:
             if name in model:
@@ -221,7 +232,7 @@ def test_the_indexes_agree_with_the_records_after_any_changes(
     assert {one.name for one in known} == set(model)
     assert [one.name for one in known.page("nullVolume", "", "", 100)[0]] == sorted(model)
     for key in "xyz":
-        holders = [name for name in sorted(model) if any(key in state.private["holds"] for state in model[name])]
+        holders = [name for name in sorted(model) if any(key in state.own.holds for state in model[name])]
         assert [one.name for one in known.holders(key)] == holders
         users = [name for name in sorted(model) if any(key in state.stands_on for state in model[name])]
         assert [one.name for one in known.dependents(key)] == users

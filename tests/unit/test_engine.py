@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
+from itertools import count
 from typing import Any
 
 import pytest
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Facts, Phase, Postponed, Record
+from opi_spdk_bridge.core.kind import Settled, Taken
+from opi_spdk_bridge.core.record import AnyRecord, Phase
+from opi_spdk_bridge.core.side import Postponed
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeNamespace, NvmeSubsystem
 from tests.support.patience import PATIENCE_S
 
-from .fakes import PSK, Bridge, DiskKind, FakeTarget, SubsystemKind, names, spin
+from .fakes import PSK, Bridge, DiskKind, DiskOwn, DiskSide, FakeTarget, SubsystemSide, names, spin
 
 DEFINITE = [
     errors.InvalidArgument("it is wrong"),
@@ -511,7 +515,7 @@ async def test_an_update_of_unknown_outcome_is_kept_and_rolled_forward(
     assert (await bridge.resize_disk("d", 9)).blocks_count == 9
     record = (await bridge.stored())["nullVolumes/d"]
     assert (record.phase, record.previous) == (Phase.READY, None)
-    assert bridge.target.objects == {"nullVolumes/d": DiskKind(bridge.target, bridge.catalog).wanted(record)}
+    assert bridge.target.objects == {"nullVolumes/d": DiskSide(bridge.target).wanted(record)}
 
 
 async def test_an_update_of_unknown_outcome_that_cannot_be_finished_is_taken_back(bridge: Bridge) -> None:
@@ -696,25 +700,24 @@ async def test_a_change_waits_for_the_target_and_is_then_unavailable(bridge: Bri
 # What a delete leaves for later
 
 
-class LingeringKind(DiskKind):
+class LingeringSide(DiskSide):
     """A disk of which something stays on the target until it is allowed to go."""
 
     may_go = False
 
-    async def unrealize(self, record: Record, view: Any | None = None) -> None:
+    async def remove(self, record: AnyRecord, view: Any | None = None) -> None:
         if not self.may_go:
             raise Postponed("something stays")
         self.target.objects.clear()
 
 
-def lingering(bridge: Bridge) -> LingeringKind:
-    bridge.registry.add(LingeringKind(bridge.target, bridge.catalog))
-    kind = bridge.registry.kinds["nullVolume"]
-    assert isinstance(kind, LingeringKind)
-    return kind
+def lingering(bridge: Bridge) -> LingeringSide:
+    side = LingeringSide(bridge.target)
+    bridge.registry.add(bridge.disks.kind, side)
+    return side
 
 
-async def hidden(bridge: Bridge) -> list[Record]:
+async def hidden(bridge: Bridge) -> list[AnyRecord]:
     return [record for record in (await bridge.stored()).values() if record.phase is Phase.DELETED]
 
 
@@ -737,20 +740,20 @@ async def test_what_a_delete_postponed_is_kept_until_it_can_be_done(bridge: Brid
         (left,) = await hidden(bridge)
         await bridge.engine.finish(left.name)  # postponed again
     bridge = await bridge.restarted()
-    kind = lingering(bridge)
+    side = lingering(bridge)
     (left,) = [record for record in bridge.catalog if record.phase is Phase.DELETED]
-    kind.may_go = True
+    side.may_go = True
     await bridge.engine.finish(left.name)
     assert await bridge.stored() == {}
     assert len(bridge.catalog) == 0
 
 
 async def test_what_a_delete_postponed_keeps_no_secret(bridge: Bridge) -> None:
-    class LingeringSubsystemKind(SubsystemKind):
-        async def unrealize(self, record: Record, view: Any | None = None) -> None:
+    class LingeringSubsystemSide(SubsystemSide):
+        async def remove(self, record: AnyRecord, view: Any | None = None) -> None:
             raise Postponed("something stays")
 
-    bridge.registry.add(LingeringSubsystemKind(bridge.target, bridge.catalog))
+    bridge.registry.add(bridge.subsystems.kind, LingeringSubsystemSide(bridge.target))
     await bridge.create_subsystem("s", psk=PSK)
     await bridge.engine.delete(bridge.subsystems, "nvmeSubsystems/s", False)
     (left,) = await hidden(bridge)
@@ -812,15 +815,86 @@ async def test_draining_waits_for_changes_whose_clients_have_gone(bridge: Bridge
     assert (await bridge.stored())["nullVolumes/d"].phase is Phase.READY
 
 
-async def test_what_repair_learns_is_kept(bridge: Bridge) -> None:
-    class LearningKind(DiskKind):
-        def learn(self, record: Record) -> Facts:
-            return {"uuid": "learnt", "key": 5}
+@pytest.mark.parametrize("verb", ["make", "repair", "amend"])
+async def test_what_a_side_learns_is_kept_and_shown(bridge: Bridge, verb: str) -> None:
+    class LearningSide(DiskSide):
+        serial = 4
 
-    bridge.registry.add(LearningKind(bridge.target, bridge.catalog))
-    await bridge.create_disk("d")
-    record = (await bridge.stored())["nullVolumes/d"]
-    assert (record.assigned, record.private) == ({"uuid": "learnt"}, {"key": 5})
+        def learn(self, record: AnyRecord) -> DiskOwn:
+            return DiskOwn(uuid=f"learnt-{self.serial}", serial=self.serial)
+
+    side = LearningSide(bridge.target)
+    bridge.registry.add(bridge.disks.kind, side)
+    await bridge.create_disk("d", 8)
+    if verb == "repair":
+        side.serial = 5
+        await bridge.engine.repair("nullVolumes/d", bridge.target.view())
+    elif verb == "amend":
+        side.serial = 5
+        await bridge.resize_disk("d", 9)
+    bridge = await bridge.restarted()
+    record = bridge.catalog.record("nullVolumes/d")
+    assert record is not None
+    assert record.own == DiskOwn(uuid=f"learnt-{side.serial}", serial=side.serial)
+    assert record.assigned == {"uuid": f"learnt-{side.serial}"}
+    assert (await bridge.get_disk("d")).uuid == f"learnt-{side.serial}"
+
+
+# Choosing again
+
+
+class NumberingKind(DiskKind):
+    """A disk whose identity is the first that this request has not found taken."""
+
+    async def settle(
+        self, name: str, resource: NullVolume, before: AnyRecord | None, taken: Collection[Any] = ()
+    ) -> Settled[DiskOwn]:
+        return Settled(DiskOwn(uuid=next(uuid for number in count() if (uuid := f"number-{number}") not in taken)))
+
+
+@pytest.fixture
+def numbering(bridge: Bridge) -> Bridge:
+    bridge.registry.add(NumberingKind(bridge.catalog), bridge.disks.side)
+    return bridge
+
+
+def refuse(bridge: Bridge, verb: str, *values: str) -> None:
+    """Makes the next call of that verb find the values taken."""
+    bridge.target.fail(verb, Taken("another has it", values=values))
+
+
+async def test_a_choice_that_turned_out_taken_is_not_chosen_again(numbering: Bridge) -> None:
+    refuse(numbering, "create", "number-0", "number-2")
+    refuse(numbering, "create", "number-1")
+    assert (await numbering.create_disk("d")).uuid == "number-3", "nor what an earlier attempt found taken"
+    assert len(numbering.target.changes) == 3
+    assert set(await numbering.stored()) == set(numbering.target.objects) == {"nullVolumes/d"}
+    assert numbering.unfinished == []
+
+
+async def test_an_update_chooses_again_what_turned_out_taken(numbering: Bridge) -> None:
+    await numbering.create_disk("d", 8)
+    refuse(numbering, "change", "number-0")
+    refuse(numbering, "change", "number-1")
+    answer = await numbering.resize_disk("d", 9)
+    assert (answer.blocks_count, answer.uuid) == (9, "number-2")
+    record = (await numbering.stored())["nullVolumes/d"]
+    assert (record.phase, record.revision, record.own) == (Phase.READY, 2, DiskOwn(uuid="number-2"))
+
+
+async def test_what_one_request_found_taken_is_free_to_the_next(numbering: Bridge) -> None:
+    refuse(numbering, "create", "number-0")
+    assert (await numbering.create_disk("d")).uuid == "number-1"
+    assert (await numbering.create_disk("e")).uuid == "number-0"
+
+
+async def test_choosing_ends_where_everything_is_taken(numbering: Bridge) -> None:
+    for number in range(1000):
+        refuse(numbering, "create", f"number-{number}")
+    with pytest.raises(errors.Aborted, match="another has it"):
+        await numbering.create_disk("d")
+    assert len(numbering.target.changes) < 1000
+    assert await numbering.stored() == {}
 
 
 def test_the_fakes_target_fails_as_told() -> None:

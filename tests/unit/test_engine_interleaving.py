@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Phase, Record
 from opi_spdk_bridge.core.locks import NameLocks
+from opi_spdk_bridge.core.record import AnyRecord, Phase
 from tests.support.patience import PATIENCE_S
 
 from .fakes import Bridge, spin
@@ -40,13 +40,13 @@ async def cut_off(bridge: Bridge, request: Awaitable[Any], turns: int) -> bool:
     return running
 
 
-async def consistent(bridge: Bridge) -> dict[str, Record]:
+async def consistent(bridge: Bridge) -> dict[str, AnyRecord]:
     """The stored records, after checking that store, catalog and target tell the same."""
     stored = await bridge.stored()
     assert {record.name: record for record in bridge.catalog} == stored
     assert all(record.phase is Phase.READY for record in stored.values())
-    kinds: Any = bridge.registry.kinds
-    assert bridge.target.objects == {name: kinds[record.kind].wanted(record) for name, record in stored.items()}
+    sides: Any = {singular: entry.side for singular, entry in bridge.registry.items()}
+    assert bridge.target.objects == {name: sides[record.kind].wanted(record) for name, record in stored.items()}
     return stored
 
 

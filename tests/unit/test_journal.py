@@ -1,30 +1,55 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.journal import Journal
-from opi_spdk_bridge.core.kind import Phase, Record
+from opi_spdk_bridge.core.record import Phase, Record, fills
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeSubsystem
+from opi_spdk_bridge.store.base import Change, Row
 from opi_spdk_bridge.store.memory import MemoryStore
 
-from .fakes import PSK, FakeTarget, SubsystemKind
+from .fakes import PSK, SubsystemKind, SubsystemOwn
 
 OTHER_PSK = PSK.replace(b"VGhp", b"XXXX")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a field may be made of."""
+
+    x: bool
+    y: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted(SubsystemOwn):
+    """Fields of all sorts."""
+
+    max_namespaces: int | None = fills("spec.max_namespaces")
+    parts: tuple[Part | int | None, ...] = ()
+    limits: Mapping[str, int] | None = None
+
+
+class NotedKind(SubsystemKind):
+    """Keeps more."""
+
+    own = Noted
+
+
 def journal(store: MemoryStore) -> Journal:
-    kinds: dict[str, Any] = {}
-    kinds["nvmeSubsystem"] = SubsystemKind(FakeTarget(), Catalog(kinds))
-    return Journal(store, kinds)
+    return Journal(store, {"nvmeSubsystem": NotedKind(Catalog({}))})
 
 
-def record(phase: Phase = Phase.READY, **spec: Any) -> Record:
+def record(phase: Phase = Phase.READY, **spec: Any) -> Record[NvmeSubsystem, Noted]:
     return Record(
         kind="nvmeSubsystem",
         name="nvmeSubsystems/a",
@@ -33,13 +58,14 @@ def record(phase: Phase = Phase.READY, **spec: Any) -> Record:
         revision=3,
         created_at=1.5,
         updated_at=2.5,
-        assigned={"spec.serial_number": "S", "spec.max_namespaces": 5},
-        private={"psk_key": "opi-1", "list": [1, None, {"x": True}]},
+        own=Noted(
+            serial_number="S", max_namespaces=5, psk_key="opi-1", parts=(1, None, Part(True)), limits={"a": 0, "b": 7}
+        ),
         stands_on=("x/1", "y/2"),
     )
 
 
-async def reloaded(one: Record) -> Record:
+async def reloaded(one: Record[NvmeSubsystem, Noted]) -> Record[NvmeSubsystem, Noted]:
     store = MemoryStore()
     await journal(store).exchange((), [one])
     (found,) = await journal(store).load()
@@ -59,9 +85,8 @@ async def test_every_phase_comes_back_as_it_was(phase: Phase, psk: bytes) -> Non
 async def test_the_record_before_an_update_comes_back_with_its_own_secret(
     phase: Phase, before: bytes, after: bytes
 ) -> None:
-    previous = replace(
-        record(psk=before), revision=2, updated_at=2.0, assigned={}, private={"psk_key": "opi-0"}, stands_on=("old/1",)
-    )
+    own = Noted(psk_key="opi-0", parts=(Part(False, "y"),))
+    previous = replace(record(psk=before), revision=2, updated_at=2.0, own=own, stands_on=("old/1",))
     one = replace(record(phase, psk=after), previous=previous)
     assert await reloaded(one) == one
 
@@ -103,6 +128,65 @@ async def test_what_is_kept_later_replaces_and_nothing_removes() -> None:
     assert [one.name for one in await kept.load()] == ["nvmeSubsystems/b"]
 
 
+# States of other versions
+
+
+def row(facts: Mapping[str, Any], previous: Mapping[str, Any] | None = None) -> Row:
+    """What the store has of `record`, with such facts."""
+    one = record(Phase.UPDATING if previous is not None else Phase.READY)
+    return Row(
+        name=one.name,
+        kind=one.kind,
+        phase=one.phase.value,
+        revision=one.revision,
+        desired=one.desired.SerializeToString(),
+        previous=one.desired.SerializeToString() if previous is not None else None,
+        facts=orjson.dumps({**facts, "previous": previous} if previous is not None else facts),
+        secrets=b"",
+        created_at=one.created_at,
+        updated_at=one.updated_at,
+    )
+
+
+async def read(one: Row) -> Record[NvmeSubsystem, Noted]:
+    store = MemoryStore()
+    await store.write(Change([one]))
+    (found,) = await journal(store).load()
+    return found
+
+
+async def test_what_is_shown_and_the_rest_are_kept_apart_by_path_and_by_name() -> None:
+    """The form in which every version has kept them."""
+    store = MemoryStore()
+    await journal(store).exchange((), [record()])
+    (stored,) = await store.load()
+    assert orjson.loads(stored.facts) == {
+        "assigned": {"spec.serial_number": "S", "spec.max_namespaces": 5},
+        "private": {"psk_key": "opi-1", "parts": [1, None, {"x": True}], "limits": {"a": 0, "b": 7}},
+        "stands_on": ["x/1", "y/2"],
+    }
+
+
+async def test_a_row_of_an_earlier_version_is_read_and_what_it_lacks_has_its_default() -> None:
+    before = {"assigned": {}, "private": {}, "stands_on": [], "revision": 2, "updated_at": 2.0}
+    facts = {"assigned": {"spec.serial_number": "S"}, "private": {"psk_key": "opi-1"}, "stands_on": ["x/1"]}
+    found = await read(row(facts, before))
+    assert (found.own, found.stands_on) == (Noted(serial_number="S", psk_key="opi-1"), ("x/1",))
+    assert found.previous is not None
+    assert (found.previous.own, found.previous.revision, found.previous.updated_at) == (Noted(), 2, 2.0)
+
+
+async def test_what_another_version_kept_and_this_one_does_not_know_is_ignored() -> None:
+    facts = {
+        "assigned": {"spec.serial_number": "S", "spec.of_later": {"deep": [1]}},
+        "private": {"psk_key": "opi-1", "of_later": [{"deep": 1}], "spec.serial_number": "another"},
+        "stands_on": [],
+        "of_later": 1,
+    }
+    assert (await read(row(facts))).own == Noted(serial_number="S", psk_key="opi-1")
+    assert (await read(row(facts, {**facts, "revision": 2, "updated_at": 2.0}))).previous is not None
+
+
 # Restarts
 
 
@@ -130,3 +214,25 @@ async def test_a_deletion_goes_on_after_a_restart_of_the_machine() -> None:
     await journal(store).recover("first boot")
     await journal(store).intend(record(Phase.DELETING))
     assert await journal(store).recover("second boot") == [record(Phase.DELETING)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"facts": b"{"},
+        {"facts": b"[]"},
+        {"facts": orjson.dumps({"assigned": {"spec.max_namespaces": "many"}})},
+        {"desired": b"\xff"},
+        {"phase": "resting"},
+        {"secrets": b"[1]"},
+        {"previous": b""},
+    ],
+    ids=str,
+)
+async def test_a_row_that_cannot_be_read_is_named(damage: dict[str, Any]) -> None:
+    store = MemoryStore()
+    await journal(store).exchange((), [record(psk=PSK)])
+    (row,) = await store.load()
+    await store.commit([replace(row, **damage)])
+    with pytest.raises(errors.FailedPrecondition, match="'nvmeSubsystems/a' cannot be read"):
+        await journal(store).load()

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core import paging
 from opi_spdk_bridge.core.catalog import Catalog
-from opi_spdk_bridge.core.kind import Phase, Record
+from opi_spdk_bridge.core.record import Phase, Record
 from opi_spdk_bridge.pb.storage.backend_null_pb2 import NullVolume
 
-from .fakes import Bridge, DiskKind, FakeTarget, names
+from .fakes import Bridge, DiskKind, DiskOwn, names
 
 LIST = "/nullVolumes"
 short_names = st.text("abcdefgh", min_size=1, max_size=3)
@@ -72,16 +72,14 @@ def test_a_changed_token_is_refused(data: st.DataObject) -> None:
 
 
 def _catalog(ids: set[str]) -> Catalog:
-    catalog = Catalog({})
-    kind = DiskKind(FakeTarget(), catalog)
-    catalog = Catalog({"nullVolume": kind})
+    catalog = Catalog({"nullVolume": DiskKind(Catalog({}))})
     for name in ids:
         catalog.put(_record(name))
     return catalog
 
 
-def _record(name: str) -> Record:
-    return Record("nullVolume", f"nullVolumes/{name}", NullVolume(), Phase.READY, 1, 0, 0)
+def _record(name: str) -> Record[NullVolume, DiskOwn]:
+    return Record("nullVolume", f"nullVolumes/{name}", NullVolume(), Phase.READY, 1, 0, 0, DiskOwn())
 
 
 def _walk(catalog: Catalog, size: int, between: list[tuple[str, bool]]) -> list[str]:

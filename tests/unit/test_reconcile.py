@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Facts, Phase, Postponed, Record
 from opi_spdk_bridge.core.reconcile import Reconciler
+from opi_spdk_bridge.core.record import AnyRecord, Phase
+from opi_spdk_bridge.core.side import Postponed
 from opi_spdk_bridge.spdk.errors import SpdkError
 from tests.support.patience import HOUR_S, PATIENCE_S
 
-from .fakes import Bridge, DiskKind, spin
+from .fakes import Bridge, DiskKind, DiskOwn, DiskSide, spin
 from .scripted_target import until
 
 LOST = errors.ConnectionLost("lost")
@@ -111,7 +112,7 @@ async def test_lost_data_is_said_loudly_and_counted(bridge: Bridge, caplog: pyte
     class MemoryDiskKind(DiskKind):
         volatile = True
 
-    bridge.registry.add(MemoryDiskKind(bridge.target, bridge.catalog))
+    bridge.registry.add(MemoryDiskKind(bridge.catalog), bridge.disks.side)
     bridge.target.objects.clear()
     made = reconciler(bridge)
     await made.sweep()
@@ -143,12 +144,12 @@ async def test_half_done_work_is_finished(bridge: Bridge) -> None:
 async def test_what_a_request_is_working_on_is_left_to_it_and_not_waited_for(bridge: Bridge) -> None:
     release = asyncio.Event()
 
-    class SlowKind(DiskKind):
-        async def realize(self, record: Record) -> Facts:
+    class SlowSide(DiskSide):
+        async def make(self, record: AnyRecord) -> DiskOwn:
             await release.wait()
-            return await super().realize(record)
+            return await super().make(record)
 
-    bridge.registry.add(SlowKind(bridge.target, bridge.catalog))
+    bridge.registry.add(bridge.disks.kind, SlowSide(bridge.target))
     creating = asyncio.create_task(bridge.create_disk("busy"))
     await spin()
     made = reconciler(bridge)
@@ -238,12 +239,12 @@ async def test_notices_that_cannot_be_read_do_not_end_the_reconciler(
 async def test_what_was_owed_is_done_when_its_bdev_comes_and_nothing_else_is_looked_at_for_that(
     bridge: Bridge,
 ) -> None:
-    class LingeringKind(DiskKind):
-        async def unrealize(self, record: Record, view: Any | None = None) -> None:
+    class LingeringSide(DiskSide):
+        async def remove(self, record: AnyRecord, view: Any | None = None) -> None:
             if "back" not in self.target.objects:
                 raise Postponed("its bdev is away")
 
-    bridge.registry.add(LingeringKind(bridge.target, bridge.catalog))
+    bridge.registry.add(bridge.disks.kind, LingeringSide(bridge.target))
     await bridge.create_disk("e")
     await bridge.delete_disk("e")
     bridge.target.announced = set()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.emulator.nvmf.nqn import is_valid_nqn
+from opi_spdk_bridge.emulator.fabric.nqn import is_valid_nqn
 from opi_spdk_bridge.kinds.shared import rules
 
 UUID_NQN = "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"

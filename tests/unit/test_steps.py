@@ -47,14 +47,17 @@ async def test_steps_travel_in_one_write_and_in_order(pair: Pair) -> None:
 async def test_no_steps_need_no_target(pair: Pair) -> None:
     target, client = pair
     await target.close()
-    assert await carry_out(client, []) == {}
+    assert await carry_out(client, []) == []
 
 
 async def test_what_the_steps_teach_is_gathered(pair: Pair) -> None:
     target, client = pair
     target.answers["do_a"] = lambda _: 7
-    steps = [step("a", learn=lambda result: {"nsid": result}), step("b", learn=lambda result: {"b": result})]
-    assert await carry_out(client, steps) == {"nsid": 7, "b": True}
+    steps = [step(name, learn=lambda result: lambda own: [*own, result]) for name in "ab"]
+    own = ["before"]
+    for learn in await carry_out(client, [*steps, step("c")]):
+        own = learn(own)
+    assert own == ["before", 7, True], "each goes on from what those before it made"
 
 
 @pytest.mark.parametrize("failing", [set(found) for size in (1, 2, 3) for found in itertools.combinations("abc", size)])
@@ -82,7 +85,7 @@ async def test_a_failed_step_keeps_the_targets_words(pair: Pair) -> None:
 async def test_what_was_so_before_is_neither_a_failure_nor_undone(pair: Pair) -> None:
     target, client = pair
     target.answers["do_a"] = lambda _: (-17, "File exists")
-    assert await carry_out(client, [step("a", already=exists), step("b")]) == {}
+    assert await carry_out(client, [step("a", already=exists), step("b")]) == []
     target.answers["do_c"] = lambda _: REFUSED
     with pytest.raises(StepFailed):
         await carry_out(client, [step("a", already=exists), step("b"), step("c")])

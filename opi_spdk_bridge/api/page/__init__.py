@@ -26,6 +26,7 @@ from opi_spdk_bridge.api.health import Check, report
 from opi_spdk_bridge.api.protojson import shown
 from opi_spdk_bridge.core.catalog import Catalog
 from opi_spdk_bridge.core.engine import Engine
+from opi_spdk_bridge.core.line import Said
 from opi_spdk_bridge.core.record import AnyRecord
 from opi_spdk_bridge.core.registry import Entry, Registry
 from opi_spdk_bridge.core.side import Counters
@@ -35,16 +36,16 @@ _TIMEOUT_S = 5.0
 _MOST_OPEN = 200
 _ROWS = 100
 _MOST_ROWS = 1000
-_FRONT_ENDS = ("nvmeSubsystem", "virtioBlk", "virtioScsiController", "virtioScsiTarget", "virtioScsiLun")
 
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """The target as the page shows it; the version is "" while it is away."""
+    """The target as the page shows it; while it is away without a version, but with what is wrong with it."""
 
     address: str
     connected: bool
-    version: str
+    version: str = ""
+    trouble: str = ""
 
 
 class Page:
@@ -97,8 +98,11 @@ class Page:
         """The collections at the top with their number of resources, front ends first."""
         counts = Counter(record.kind for record in self._catalog)
         top = [entry for entry in self._registry.values() if len(entry.names.collections) == 1]
-        top.sort(key=lambda entry: entry.singular not in _FRONT_ENDS)
-        return [{"key": entry.names.collections[0], "count": counts[entry.singular]} for entry in top]
+        top.sort(key=lambda entry: not entry.kind.front_end)
+        return [
+            {"key": entry.names.collections[0], "title": entry.kind.title, "count": counts[entry.singular]}
+            for entry in top
+        ]
 
     async def _below(self, key: str, most: int) -> dict[str, Any] | None:
         """What is below a collection or a resource; None where there is no such thing."""
@@ -139,7 +143,10 @@ class Page:
         record = self._catalog.visible(answer["name"])
         nests = any(other.names.collections[:-1] == entry.names.collections for other in self._registry.values())
         below = record is not None and any(name != record.parent for name in record.stands_on)
-        return {"name": answer["name"], "kind": entry.singular, "resource": answer, "opens": nests or below}
+        line = entry.kind.line(resource)
+        facts = [part.in_short or str(part) if isinstance(part, Said) else part for part in line.parts]
+        said = {"facts": facts, "state": line.state, "good": line.good}
+        return {"name": answer["name"], "kind": entry.singular, "resource": answer, "opens": nests or below, **said}
 
     async def _measure(self, branches: Iterable[dict[str, Any] | None]) -> None:
         """Puts the counters of what hosts read and write into the nodes, as far as the target tells them."""

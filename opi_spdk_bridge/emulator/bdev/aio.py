@@ -7,18 +7,16 @@ import os
 import stat
 from dataclasses import dataclass
 from errno import EINVAL, ENODEV, ENOTSUP
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..reactor import Work
 from ..registry import BDEV_FAILURE, MethodTable, errno_error
 from ..schema import U32, Uuid
 from .device import Bdev
+from .layer import BdevLayer
 from .rpc import Name
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(BDEV_FAILURE)
+methods = MethodTable[BdevLayer](BDEV_FAILURE)
 
 BLOCK_SIZE_MIN = 512
 _BLKSSZGET = 0x1268
@@ -114,40 +112,40 @@ def _choose_block_size(params: CreateAio, fd: int) -> int:
 
 
 @methods.rpc("bdev_aio_create", CreateAio)
-def create(target: "Target", params: CreateAio) -> Work[str]:
+def create(layer: BdevLayer, params: CreateAio) -> Work[str]:
     fd = os.open(params.filename, os.O_CLOEXEC | (os.O_RDONLY if params.readonly else os.O_RDWR))
     try:
         if params.nowait and not stat.S_ISBLK(os.fstat(fd).st_mode):
             raise errno_error(ENOTSUP)
-        target.bdevs.register(AioBdev(params, fd, _choose_block_size(params, fd)))
+        layer.register(AioBdev(params, fd, _choose_block_size(params, fd)))
     except OSError:
         os.close(fd)
         raise
-    return Work(_examined(target, params.name))
+    return Work(_examined(layer, params.name))
 
 
-async def _examined(target: "Target", name: str) -> str:
-    await target.bdevs.wait_for_examine()
+async def _examined(layer: BdevLayer, name: str) -> str:
+    await layer.wait_for_examine()
     return name
 
 
 @methods.rpc("bdev_aio_rescan", Name)
-def rescan(target: "Target", params: Name) -> None:
+def rescan(layer: BdevLayer, params: Name) -> None:
     """Takes over the file's size; a file that became empty takes its bdev with it."""
-    descriptor = target.bdevs.open(params.name, writable=False)
+    descriptor = layer.open(params.name, writable=False)
     try:
         bdev = descriptor.bdev
         if not isinstance(bdev, AioBdev):
             raise errno_error(ENODEV)
         size_bytes = file_size(bdev.fd)
         if size_bytes == 0:
-            target.bdevs.unregister_soon(bdev)
+            layer.unregister_soon(bdev)
         else:
-            target.bdevs.resize(bdev, size_bytes // bdev.block_size)
+            layer.resize(bdev, size_bytes // bdev.block_size)
     finally:
-        target.bdevs.close(descriptor)
+        layer.close(descriptor)
 
 
 @methods.rpc("bdev_aio_delete", Name)
-def delete(target: "Target", params: Name) -> Work[None]:
-    return target.bdevs.unregister_by_name(params.name, AioBdev.module)
+def delete(layer: BdevLayer, params: Name) -> Work[None]:
+    return layer.unregister_by_name(params.name, AioBdev.module)

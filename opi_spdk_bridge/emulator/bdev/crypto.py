@@ -5,7 +5,7 @@ import uuid
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENODEV
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -26,10 +26,7 @@ from .layer import BdevLayer
 from .rpc import Name
 from .stat import Kind
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(Failure(PARSE_ERROR, "Failed to decode crypto disk create parameters."))
+methods = MethodTable["CryptoModule"](Failure(PARSE_ERROR, "Failed to decode crypto disk create parameters."))
 
 NAMESPACE = uuid.UUID("078e3cf7-f4b4-4545-b2c3-d40045a64ae2")
 """With the base's UUID it gives the UUID of the crypto bdev (UUID version 5)."""
@@ -136,8 +133,8 @@ class CryptoModule:
     """
 
     def __init__(self, layer: BdevLayer, keys: CryptoKeys) -> None:
-        self._layer = layer
-        self._keys = keys
+        self.layer = layer
+        self.keys = keys
         self._wanted: dict[str, _Wanted] = {}
         layer.examiners.append(self._examine)
 
@@ -156,10 +153,10 @@ class CryptoModule:
     def forget(self, name: str) -> None:
         wanted = self._wanted.pop(name, None)
         if wanted is not None and wanted.owns_key:
-            self._keys.by_name.pop(wanted.key.name, None)
+            self.keys.by_name.pop(wanted.key.name, None)
 
     def config(self) -> list[dict[str, Any]]:
-        return [bdev.creation() for bdev in self._layer if isinstance(bdev, CryptoBdev)]
+        return [bdev.creation() for bdev in self.layer if isinstance(bdev, CryptoBdev)]
 
     def _examine(self, bdev: Bdev) -> None:
         try:
@@ -172,16 +169,16 @@ class CryptoModule:
         for name, wanted in self._wanted.items():
             if wanted.base != base:
                 continue
-            descriptor = self._layer.open(base, writable=True)
-            bdev = CryptoBdev(name, descriptor, wanted.key, self._keys, self._layer)
-            descriptor.on_remove = partial(self._layer.unregister_soon, bdev)
-            self._layer.claim(descriptor, CryptoBdev.module)
+            descriptor = self.layer.open(base, writable=True)
+            bdev = CryptoBdev(name, descriptor, wanted.key, self.keys, self.layer)
+            descriptor.on_remove = partial(self.layer.unregister_soon, bdev)
+            self.layer.claim(descriptor, CryptoBdev.module)
             try:
-                self._layer.register(bdev)
+                self.layer.register(bdev)
             except OSError:
                 bdev.destruct()
                 raise errno_error(EINVAL) from None
-            self._keys.use(wanted.key, name)  # gpt, lvol and raid read the new bdev at once
+            self.keys.use(wanted.key, name)  # gpt, lvol and raid read the new bdev at once
             return
 
 
@@ -197,8 +194,8 @@ class CreateCrypto:
 
 
 @methods.rpc("bdev_crypto_create", CreateCrypto)
-def create(target: "Target", params: CreateCrypto) -> str:
-    keys = target.crypto_keys
+def create(module: CryptoModule, params: CreateCrypto) -> str:
+    keys = module.keys
     if params.key_name is not None and params.key_name not in keys.by_name:
         raise RpcError(INVALID_PARAMS, "Key was not found")
     cipher = params.cipher or DEFAULT_CIPHER
@@ -210,7 +207,7 @@ def create(target: "Target", params: CreateCrypto) -> str:
         except OSError:
             raise RpcError(INTERNAL_ERROR, "No key was found") from None
     try:
-        target.crypto.create(params.name, params.base_bdev_name, key, owns_key=owned)
+        module.create(params.name, params.base_bdev_name, key, owns_key=owned)
     except OSError:
         if owned:
             del keys.by_name[key_name]
@@ -219,10 +216,10 @@ def create(target: "Target", params: CreateCrypto) -> str:
 
 
 @methods.rpc("bdev_crypto_delete", Name, failure=NVMF_FAILURE)
-def delete(target: "Target", params: Name) -> Work[None]:
-    return Work(_delete(target, params.name, target.bdevs.unregister_by_name(params.name, CryptoBdev.module)))
+def delete(module: CryptoModule, params: Name) -> Work[None]:
+    return Work(_delete(module, params.name, module.layer.unregister_by_name(params.name, CryptoBdev.module)))
 
 
-async def _delete(target: "Target", name: str, removal: Work[None]) -> None:
+async def _delete(module: CryptoModule, name: str, removal: Work[None]) -> None:
     await removal
-    target.crypto.forget(name)
+    module.forget(name)

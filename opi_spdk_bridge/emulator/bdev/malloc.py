@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 from errno import EINVAL, ENOMEM
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..reactor import Work
 from ..registry import BDEV_FAILURE, MethodTable, errno_error
 from ..schema import I32, U32, U64, Uuid
 from .device import ANY_NUMA_ID, Bdev, Metadata
+from .layer import BdevLayer
 from .rpc import Name
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(BDEV_FAILURE)
+methods = MethodTable["MallocModule"](BDEV_FAILURE)
 
 METADATA_SIZES = (0, 8, 16, 32, 64, 128)
 MEMORY_BYTES_MAX = 1 << 40
@@ -85,6 +83,18 @@ class MallocBdev(Bdev):
         }
 
 
+class MallocModule:
+    """Names the RAM disks that were given no name."""
+
+    def __init__(self, layer: BdevLayer) -> None:
+        self.layer = layer
+        self._named = 0
+
+    def next_name(self) -> str:
+        self._named += 1
+        return f"Malloc{self._named - 1}"
+
+
 @dataclass(frozen=True)
 class CreateMalloc:
     block_size: U32
@@ -108,7 +118,7 @@ def check_blocks(num_blocks: int, block_size: int, physical_block_size: int, md_
 
 
 @methods.rpc("bdev_malloc_create", CreateMalloc)
-def create(target: "Target", params: CreateMalloc) -> str:
+def create(module: MallocModule, params: CreateMalloc) -> str:
     check_blocks(params.num_blocks, params.block_size, params.physical_block_size, params.md_size)
     if params.numa_id not in (ANY_NUMA_ID, 0):
         raise errno_error(EINVAL)
@@ -118,15 +128,11 @@ def create(target: "Target", params: CreateMalloc) -> str:
         raise errno_error(ENOMEM)
     if params.dif_type not in (0, 1, 2, 3) or (params.dif_type and params.md_size < 8):
         raise errno_error(EINVAL)
-    name = params.name
-    if name is None:
-        name = f"Malloc{target.malloc_count}"
-        target.malloc_count += 1
-    bdev = MallocBdev(params, name)
-    target.bdevs.register(bdev)
+    bdev = MallocBdev(params, module.next_name() if params.name is None else params.name)
+    module.layer.register(bdev)
     return bdev.name
 
 
 @methods.rpc("bdev_malloc_delete", Name)
-def delete(target: "Target", params: Name) -> Work[None]:
-    return target.bdevs.unregister_by_name(params.name, MallocBdev.module)
+def delete(module: MallocModule, params: Name) -> Work[None]:
+    return module.layer.unregister_by_name(params.name, MallocBdev.module)

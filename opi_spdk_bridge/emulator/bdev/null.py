@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass
 from errno import EINVAL
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..reactor import Work
 from ..registry import BDEV_FAILURE, MethodTable, errno_error
 from ..schema import I32, U32, U64, Uuid
 from .device import Bdev, Geometry, Metadata
+from .layer import BdevLayer
 from .malloc import check_blocks
 from .rpc import Name
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(BDEV_FAILURE)
+methods = MethodTable[BdevLayer](BDEV_FAILURE)
 
 MIB = 1024 * 1024
 
@@ -89,28 +87,28 @@ class ResizeNull:
 
 
 @methods.rpc("bdev_null_create", CreateNull)
-def create(target: "Target", params: CreateNull) -> str:
+def create(layer: BdevLayer, params: CreateNull) -> str:
     check_blocks(params.num_blocks, params.block_size, params.physical_block_size, params.md_size)
     if params.dif_type not in (0, 1, 2, 3) or (params.dif_type and params.md_size < 8):
         raise errno_error(EINVAL)
     bdev = NullBdev(params)
-    target.bdevs.register(bdev)
+    layer.register(bdev)
     return bdev.name
 
 
 @methods.rpc("bdev_null_delete", Name)
-def delete(target: "Target", params: Name) -> Work[None]:
-    return target.bdevs.unregister_by_name(params.name, NullBdev.module)
+def delete(layer: BdevLayer, params: Name) -> Work[None]:
+    return layer.unregister_by_name(params.name, NullBdev.module)
 
 
 @methods.rpc("bdev_null_resize", ResizeNull)
-def resize(target: "Target", params: ResizeNull) -> None:
+def resize(layer: BdevLayer, params: ResizeNull) -> None:
     """`new_size` counts MiB. The call's own opening of the bdev is what forbids to shrink it below a whole MiB."""
-    descriptor = target.bdevs.open(params.name, writable=False)
+    descriptor = layer.open(params.name, writable=False)
     try:
         bdev = descriptor.bdev
         if bdev.module != NullBdev.module or params.new_size < bdev.block_size * bdev.num_blocks // MIB:
             raise errno_error(EINVAL)
-        target.bdevs.resize(bdev, params.new_size * MIB // bdev.block_size)
+        layer.resize(bdev, params.new_size * MIB // bdev.block_size)
     finally:
-        target.bdevs.close(descriptor)
+        layer.close(descriptor)

@@ -5,7 +5,7 @@ import struct
 import time
 from dataclasses import dataclass, replace
 from errno import EINVAL, ETIMEDOUT
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..reactor import Work
 from ..registry import BDEV_FAILURE, INVALID_PARAMS, NVMF_FAILURE, Failure, MethodTable, RpcError, errno_error
@@ -14,10 +14,7 @@ from .device import IO_TYPES, RATE_LIMITS, Bdev, Descriptor
 from .layer import BdevLayer, LayerOptions
 from .stat import TICKS_PER_SECOND, ResetMode, ticks
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(BDEV_FAILURE)
+methods = MethodTable[BdevLayer](BDEV_FAILURE)
 
 EXAMINE_FAILURE = Failure(INVALID_PARAMS, BDEV_FAILURE.message)
 APPEAR_POLL_S = 0.1
@@ -77,69 +74,68 @@ class EnableHistogram:
     max_nsec: U64 = 120_000_000_000
 
 
-@methods.partial("bdev_set_options", LayerOptions, failure=NVMF_FAILURE, startup=True, runtime=False)
-def set_options(target: "Target", given: dict[str, Any]) -> None:
-    options = replace(target.bdevs.options, **given)
+@methods.partial("bdev_set_options", LayerOptions, failure=NVMF_FAILURE)
+def set_options(layer: BdevLayer, given: dict[str, Any]) -> None:
+    options = replace(layer.options, **given)
     if options.bdev_io_pool_size < options.bdev_io_cache_size * IO_CACHES_MIN:
         pool, cache = options.bdev_io_pool_size, options.bdev_io_cache_size
         raise RpcError(INVALID_PARAMS, f"Pool size {pool} too small for cache size {cache}")
-    target.bdevs.options = options
+    layer.options = options
 
 
 @methods.plain("bdev_wait_for_examine", "bdev_wait_for_examine requires no parameters")
-def wait_for_examine(target: "Target") -> Work[None]:
-    return Work(target.bdevs.wait_for_examine())
+def wait_for_examine(layer: BdevLayer) -> Work[None]:
+    return Work(layer.wait_for_examine())
 
 
 @methods.rpc("bdev_examine", Name, failure=EXAMINE_FAILURE)
-def examine(target: "Target", params: Name) -> None:
-    target.bdevs.allow_examine(params.name)
+def examine(layer: BdevLayer, params: Name) -> None:
+    layer.allow_examine(params.name)
 
 
 @methods.rpc("bdev_get_bdevs", GetBdevs)
-def get_bdevs(target: "Target", params: GetBdevs) -> list[dict[str, Any]] | Work[list[dict[str, Any]]]:
+def get_bdevs(layer: BdevLayer, params: GetBdevs) -> list[dict[str, Any]] | Work[list[dict[str, Any]]]:
     """One bdev is opened for it (spdk_bdev_open_async), which takes a turn."""
     if params.name is None:
-        return [bdev.describe() for bdev in target.bdevs]
-    return Work(_describe_open(target, params.name, params.timeout))
+        return [bdev.describe() for bdev in layer]
+    return Work(_describe_open(layer, params.name, params.timeout))
 
 
-async def _describe_open(target: "Target", name: str, timeout_ms: int) -> list[dict[str, Any]]:
+async def _describe_open(layer: BdevLayer, name: str, timeout_ms: int) -> list[dict[str, Any]]:
     try:
-        descriptor = await _open_in_time(target, name, timeout_ms)
+        descriptor = await _open_in_time(layer, name, timeout_ms)
     except OSError:
-        await target.reactor.message()
+        await layer.reactor.message()
         raise
-    await target.reactor.message()
+    await layer.reactor.message()
     answer = [descriptor.bdev.describe()]
-    target.bdevs.close(descriptor)
+    layer.close(descriptor)
     return answer
 
 
-async def _open_in_time(target: "Target", name: str, timeout_ms: int) -> Descriptor:
+async def _open_in_time(layer: BdevLayer, name: str, timeout_ms: int) -> Descriptor:
     deadline = time.monotonic() + timeout_ms / 1000
     while True:
         try:
-            return target.bdevs.open(name, writable=False)
+            return layer.open(name, writable=False)
         except OSError:
             if not timeout_ms:
                 raise
             if time.monotonic() >= deadline:
                 raise errno_error(ETIMEDOUT) from None
-        await target.reactor.sleep(APPEAR_POLL_S)
+        await layer.reactor.sleep(APPEAR_POLL_S)
 
 
 @methods.rpc("bdev_get_iostat", GetIostat)
-def get_iostat(target: "Target", params: GetIostat) -> Work[dict[str, Any]]:
+def get_iostat(layer: BdevLayer, params: GetIostat) -> Work[dict[str, Any]]:
     names = params.names
     if params.per_channel and (names is None or len(names) != 1):
         raise errno_error(EINVAL)
-    return Work(_collect(target, params))
+    return Work(_collect(layer, params))
 
 
-async def _collect(target: "Target", params: GetIostat) -> dict[str, Any]:
+async def _collect(layer: BdevLayer, params: GetIostat) -> dict[str, Any]:
     """Opens the bdevs and collects from all their channels at a time: those without any are done first."""
-    layer = target.bdevs
     names = [bdev.name for bdev in layer] if params.names is None else params.names
     collected: list[dict[str, Any]] = []
     visits: list[Work[None]] = []
@@ -197,25 +193,25 @@ def _reset(bdev: Bdev, mode: ResetMode) -> None:
 
 
 @methods.rpc("bdev_reset_iostat", ResetIostat)
-def reset_iostat(target: "Target", params: ResetIostat) -> None:
+def reset_iostat(layer: BdevLayer, params: ResetIostat) -> None:
     if params.mode == "none":
         return
-    for bdev in [target.bdevs.find(params.name)] if params.name is not None else list(target.bdevs):
+    for bdev in [layer.find(params.name)] if params.name is not None else list(layer):
         _reset(bdev, params.mode)
 
 
 @methods.rpc("bdev_set_qos_limit", SetQosLimit)
-def set_qos_limit(target: "Target", params: SetQosLimit) -> Work[None]:
-    descriptor = target.bdevs.open(params.name, writable=False)
+def set_qos_limit(layer: BdevLayer, params: SetQosLimit) -> Work[None]:
+    descriptor = layer.open(params.name, writable=False)
     try:
         limits = {name: getattr(params, name) for name in RATE_LIMITS}
         if all(limit is None for limit in limits.values()):
             raise RpcError(-EINVAL, "No rate limits specified")
-        return Work(_limited(target.bdevs.set_rate_limits(descriptor.bdev, limits)))
+        return Work(_limited(layer.set_rate_limits(descriptor.bdev, limits)))
     except OSError as error:
         raise _limit_failure(error) from None
     finally:
-        target.bdevs.close(descriptor)
+        layer.close(descriptor)
 
 
 async def _limited(change: Work[None]) -> None:
@@ -230,21 +226,21 @@ def _limit_failure(error: OSError) -> RpcError:
 
 
 @methods.rpc("bdev_set_qd_sampling_period", SetQueueSampling)
-def set_qd_sampling_period(target: "Target", params: SetQueueSampling) -> None:
-    target.bdevs.find(params.name).queue_sampling_period_us = params.period
+def set_qd_sampling_period(layer: BdevLayer, params: SetQueueSampling) -> None:
+    layer.find(params.name).queue_sampling_period_us = params.period
 
 
 @methods.rpc("bdev_enable_histogram", EnableHistogram)
-def enable_histogram(target: "Target", params: EnableHistogram) -> None:
-    bdev = target.bdevs.find(params.name)
+def enable_histogram(layer: BdevLayer, params: EnableHistogram) -> None:
+    bdev = layer.find(params.name)
     if params.opc is not None and params.opc not in IO_TYPES:
         raise RpcError(BDEV_FAILURE.code, "Invalid Io type")
     bdev.histogram = (params.opc or "") if params.enable else None
 
 
 @methods.rpc("bdev_get_histogram", Name)
-def get_histogram(target: "Target", params: Name) -> dict[str, Any]:
-    bdev = target.bdevs.find(params.name)
+def get_histogram(layer: BdevLayer, params: Name) -> dict[str, Any]:
+    bdev = layer.find(params.name)
     if bdev.histogram is None:
         raise RpcError(BDEV_FAILURE.code, "Bad address")
     counts = [0] * HISTOGRAM_BUCKETS

@@ -3,27 +3,36 @@
 import asyncio
 from dataclasses import dataclass, field
 from errno import EIO
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..bdev.device import ANY_NUMA_ID, Bdev, Geometry
 from ..bdev.stat import IoStat, Kind
+from ..fabric.trid import TransportId
 from ..registry import errno_error
-from .connection import Connection, RemoteNamespace
+from .connection import Connection, ControllerData, HostIdentity, RemoteNamespace, describe_trid
 from .options import MultipathOptions
-
-if TYPE_CHECKING:
-    from .controller import NvmeController
 
 OPTIMAL_WRITE_BYTES = 131072
 VENDOR_ID = "0x8086"
 FIRMWARE = "26.09"
 
 
+class Controller(Protocol):
+    """What a path needs to know of the controller that it leads over (controller.py)."""
+
+    trids: list[TransportId]
+    host: HostIdentity
+    data: ControllerData
+    connection: Connection | None
+
+    def update_qpairs(self) -> None: ...
+
+
 @dataclass(eq=False)
 class IoPath:
     """A namespace as one controller sees it."""
 
-    controller: "NvmeController"
+    controller: Controller
     namespace: RemoteNamespace
     stat: IoStat = field(default_factory=IoStat)
 
@@ -38,7 +47,7 @@ class IoPath:
         data = controller.data
         state = {"ana_state": self.namespace.ana_state} if data.ana_reporting else {}
         return {
-            "trid": controller.describe_trid(controller.trids[0]),
+            "trid": describe_trid(controller.trids[0]),
             "ctrlr_data": {
                 "cntlid": data.cntlid,
                 "vendor_id": VENDOR_ID,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from errno import EIO
 from typing import Any
 
+from ..fabric import wire
+from ..fabric.trid import TransportId
+from ..fabric.wire import Completion
 from ..keyring import PSK_LENGTH_MAX, Key, parse_psk
-from ..nvmf import wire
-from ..nvmf.identify import Completion
-from ..nvmf.trid import TransportId
 from ..registry import errno_error
 
 ADMIN_QUEUE_SIZE = 32
@@ -74,6 +74,18 @@ class ControllerData:
 def _commands_to_attach(data: ControllerData, namespaces: int) -> int:
     """How many admin commands a host sends until it knows the namespaces of a controller, as counted on a target."""
     return 13 + 2 * namespaces + (2 if data.ana_reporting else min(1, namespaces))
+
+
+def describe_trid(trid: TransportId) -> dict[str, str]:
+    """As the bdev_nvme methods show it: what is not set is left out."""
+    members = {
+        "trtype": trid.trtype,
+        "adrfam": trid.adrfam,
+        "traddr": trid.traddr,
+        "trsvcid": trid.trsvcid,
+        "subnqn": trid.subnqn,
+    }
+    return {name: value for name, value in members.items() if value}
 
 
 class Connection:

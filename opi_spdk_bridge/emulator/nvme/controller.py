@@ -4,20 +4,26 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from errno import EALREADY, EBUSY, EINVAL, ENXIO, EPERM
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..bdev.layer import BdevLayer
-from ..nvmf.trid import TransportId
+from ..fabric.trid import TransportId
 from ..reactor import Work
 from ..registry import errno_error
 from .bdev import IoPath, NvmeBdev
-from .connection import Connection, ControllerData, HostIdentity, connect
+from .connection import Connection, ControllerData, HostIdentity, connect, describe_trid
 from .options import ControllerOptions
 
-if TYPE_CHECKING:
-    from .module import ControllerGroup
-
 CONNECT_TIMEOUT_S = 10.0
+
+
+class Group(Protocol):
+    """The controllers of one name, to one of them (module.py)."""
+
+    name: str
+    bdevs: dict[int, NvmeBdev]
+
+    def forget_soon(self, controller: "NvmeController") -> None: ...
 
 
 class NvmeController:
@@ -38,7 +44,7 @@ class NvmeController:
         self.connection: Connection | None = connection
         self.state = "enabled"
         self.paths: dict[int, IoPath] = {}
-        self.group: ControllerGroup | None = None
+        self.group: Group | None = None
         self._bdevs = bdevs
         self._recovery: asyncio.Task[None] | None = None
 
@@ -47,30 +53,18 @@ class NvmeController:
         return self.state == "deleting"
 
     def describe(self) -> dict[str, Any]:
-        alternates = [self.describe_trid(trid) for trid in self.trids[1:]]
+        alternates = [describe_trid(trid) for trid in self.trids[1:]]
         return {
             "state": self.state,
-            "trid": self.describe_trid(self.trids[0]),
+            "trid": describe_trid(self.trids[0]),
             **({"alternate_trids": alternates} if alternates else {}),
             "cntlid": self.data.cntlid,
             "host": self.host.describe(),
         }
 
-    @staticmethod
-    def describe_trid(trid: TransportId) -> dict[str, str]:
-        """As the bdev_nvme methods show it: what is not set is left out."""
-        members = {
-            "trtype": trid.trtype,
-            "adrfam": trid.adrfam,
-            "traddr": trid.traddr,
-            "trsvcid": trid.trsvcid,
-            "subnqn": trid.subnqn,
-        }
-        return {name: value for name, value in members.items() if value}
-
     # Namespaces
 
-    def start(self, group: "ControllerGroup") -> None:
+    def start(self, group: Group) -> None:
         """Joins a group and takes over the subsystem's namespaces."""
         self.group = group
         self._watch()

@@ -8,11 +8,11 @@ from errno import EALREADY, EEXIST, EINVAL, ENODEV, ENXIO, ERANGE
 from typing import Any
 
 from ..bdev.layer import BdevLayer
+from ..fabric.trid import TransportId
 from ..keyring import Keyring
-from ..nvmf.trid import TransportId
 from ..registry import errno_error
 from .bdev import NvmeBdev
-from .connection import HostIdentity, connect, read_psk
+from .connection import HostIdentity, connect, describe_trid, read_psk
 from .controller import CONNECT_TIMEOUT_S, NvmeController
 from .options import ControllerOptions, ModuleOptions
 
@@ -64,8 +64,8 @@ class NvmeModule:
         self.spawn = spawn
         self.hostid = str(uuid.uuid4())
         self.default_hostnqn = f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}"
-        self._bdevs = bdevs
-        self._keyring = keyring
+        self.bdevs = bdevs
+        self.keyring = keyring
 
     def __iter__(self) -> Iterator[NvmeController]:
         return (controller for group in self.groups.values() for controller in group.controllers)
@@ -115,7 +115,7 @@ class NvmeModule:
                 finally:
                     await connection.close()
                 return []
-            controller = NvmeController(trid, host, options, connection, self._bdevs)
+            controller = NvmeController(trid, host, options, connection, self.bdevs)
             group = self.groups.setdefault(name, ControllerGroup(name, self))
             try:
                 group.join(controller)
@@ -136,7 +136,7 @@ class NvmeModule:
 
     def put_keys(self, host: HostIdentity) -> None:
         for key in host.held_keys():
-            self._keyring.put(key)
+            self.keyring.put(key)
 
     def detach(self, name: str, matches: Matches) -> Coroutine[Any, Any, None]:
         """Removes the paths that match. Raises OSError: ENODEV for an unknown name, ENXIO when no path matches."""
@@ -221,7 +221,7 @@ def _attach_call(name: str, controller: NvmeController, trid: TransportId) -> di
     source = {"hostaddr": host.addr, "hostsvcid": host.svcid}
     params = {
         "name": name,
-        **controller.describe_trid(trid),
+        **describe_trid(trid),
         "prchk_reftag": options.prchk_reftag,
         "prchk_guard": options.prchk_guard,
         "ctrlr_loss_timeout_sec": options.ctrlr_loss_timeout_sec,

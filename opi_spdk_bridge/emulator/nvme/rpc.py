@@ -3,9 +3,10 @@
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, fields, replace
 from errno import EALREADY, EINVAL, ENODEV, ENOKEY, EPERM
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ..nvmf.trid import ADRFAMS, TRADDR_LENGTH_MAX, TRSVCID_LENGTH_MAX, TRTYPE_LENGTH_MAX, TransportId
+from ..fabric.trid import ADRFAMS, TRADDR_LENGTH_MAX, TRSVCID_LENGTH_MAX, TRTYPE_LENGTH_MAX, TransportId
+from ..keyring import Key, Keyring
 from ..registry import (
     BDEV_FAILURE,
     ERRNO_FAILURE,
@@ -20,13 +21,10 @@ from ..schema import I32, U16, U32, U64
 from .bdev import FIRMWARE
 from .connection import HostIdentity
 from .controller import NvmeController
-from .module import HOTPLUG_PERIOD_US_DEFAULT, ControllerGroup
+from .module import HOTPLUG_PERIOD_US_DEFAULT, ControllerGroup, NvmeModule
 from .options import ControllerOptions, ModuleOptions, MultipathOptions, check_resiliency
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(BDEV_FAILURE)
+methods = MethodTable[NvmeModule](BDEV_FAILURE)
 
 NQN_LENGTH_MAX = 223
 NAME_LENGTH_MAX = 511
@@ -132,8 +130,7 @@ def _trid(params: Attach | Detach) -> TransportId:
 
 
 @methods.rpc("bdev_nvme_attach_controller", Attach)
-def attach_controller(target: "Target", params: Attach) -> Coroutine[Any, Any, list[str]]:
-    module = target.nvme
+def attach_controller(module: NvmeModule, params: Attach) -> Coroutine[Any, Any, list[str]]:
     if params.max_bdevs == 0:
         raise RpcError(-EINVAL, "max_bdevs cannot be zero")
     trid = _trid(params)
@@ -153,9 +150,9 @@ def attach_controller(target: "Target", params: Attach) -> Coroutine[Any, Any, l
     options = _controller_options(params, module.options, group)
     host = replace(
         host,
-        psk=_get_key(target, params.psk),
-        dhchap_key=_get_key(target, params.dhchap_key),
-        dhchap_ctrlr_key=_get_key(target, params.dhchap_ctrlr_key),
+        psk=_get_key(module.keyring, params.psk),
+        dhchap_key=_get_key(module.keyring, params.dhchap_key),
+        dhchap_ctrlr_key=_get_key(module.keyring, params.dhchap_ctrlr_key),
     )
     return module.attach(params.name, trid, host, options, params.max_bdevs)
 
@@ -200,15 +197,15 @@ def _controller_options(params: Attach, module: ModuleOptions, group: Controller
     return options
 
 
-def _get_key(target: "Target", name: str | None) -> Any:
-    key = None if name is None else target.keyring.get(name)
+def _get_key(keyring: Keyring, name: str | None) -> Key | None:
+    key = None if name is None else keyring.get(name)
     if name is not None and key is None:
         raise errno_error(ENOKEY)
     return key
 
 
 @methods.rpc("bdev_nvme_detach_controller", Detach)
-def detach_controller(target: "Target", params: Detach) -> Coroutine[Any, Any, None]:
+def detach_controller(module: NvmeModule, params: Detach) -> Coroutine[Any, Any, None]:
     wanted = _trid(params)
     _check_length("hostaddr", params.hostaddr, TRADDR_LENGTH_MAX)
     _check_length("hostsvcid", params.hostsvcid, TRSVCID_LENGTH_MAX)
@@ -221,12 +218,12 @@ def detach_controller(target: "Target", params: Detach) -> Coroutine[Any, Any, N
         pairs += [(params.hostaddr, host.addr), (params.hostsvcid, host.svcid)]
         return all(not given or given == present for given, present in pairs)
 
-    return target.nvme.detach(params.name, matches)
+    return module.detach(params.name, matches)
 
 
 @methods.rpc("bdev_nvme_get_controllers", OptionalName)
-def get_controllers(target: "Target", params: OptionalName) -> list[dict[str, Any]]:
-    groups = target.nvme.groups
+def get_controllers(module: NvmeModule, params: OptionalName) -> list[dict[str, Any]]:
+    groups = module.groups
     if params.name is None:
         return [group.describe() for group in groups.values()]
     if params.name not in groups:
@@ -236,14 +233,14 @@ def get_controllers(target: "Target", params: OptionalName) -> list[dict[str, An
 
 def _operation(
     name: str, operation: Callable[[NvmeController], Coroutine[Any, Any, None]]
-) -> Callable[["Target", NamedController], Coroutine[Any, Any, None]]:
+) -> Callable[[NvmeModule, NamedController], Coroutine[Any, Any, None]]:
     @methods.rpc(name, NamedController, failure=ERRNO_FAILURE)
-    def operate(target: "Target", params: NamedController) -> Coroutine[Any, Any, None]:
-        controllers = target.nvme.group(params.name).controllers
+    def operate(module: NvmeModule, params: NamedController) -> Coroutine[Any, Any, None]:
+        controllers = module.group(params.name).controllers
         chosen = [controller for controller in controllers if params.cntlid in (0, controller.data.cntlid)]
         if not chosen:
             raise errno_error(ENODEV)
-        return target.nvme.operate(chosen, operation)
+        return module.operate(chosen, operation)
 
     return operate
 
@@ -254,8 +251,8 @@ disable_controller = _operation("bdev_nvme_disable_controller", NvmeController.d
 
 
 @methods.rpc("bdev_nvme_get_controller_health_info", NvmeName, failure=Failure(INTERNAL_ERROR, "Invalid parameters"))
-def get_controller_health_info(target: "Target", params: NvmeName) -> dict[str, Any]:
-    group = target.nvme.groups.get(params.name)
+def get_controller_health_info(module: NvmeModule, params: NvmeName) -> dict[str, Any]:
+    group = module.groups.get(params.name)
     if group is None:
         raise RpcError(INTERNAL_ERROR, "Device not found")
     controller = group.controllers[0]
@@ -287,31 +284,31 @@ def get_controller_health_info(target: "Target", params: NvmeName) -> dict[str, 
     }
 
 
-@methods.partial("bdev_nvme_set_options", ModuleOptions, startup=True)
-def set_options(target: "Target", given: dict[str, Any]) -> None:
-    options = replace(target.nvme.options, **given)
+@methods.partial("bdev_nvme_set_options", ModuleOptions)
+def set_options(module: NvmeModule, given: dict[str, Any]) -> None:
+    options = replace(module.options, **given)
     options.check()
-    if target.nvme.groups:
+    if module.groups:
         raise RpcError(-EPERM, "RPC not permitted with nvme controllers already attached")
-    target.nvme.options = options
+    module.options = options
 
 
 @methods.rpc("bdev_nvme_set_hotplug", SetHotplug, failure=ERRNO_FAILURE)
-def set_hotplug(target: "Target", params: SetHotplug) -> None:
+def set_hotplug(module: NvmeModule, params: SetHotplug) -> None:
     period_us = params.period_us or HOTPLUG_PERIOD_US_DEFAULT
-    target.nvme.hotplug = (params.enable, min(period_us, HOTPLUG_PERIOD_US_MAX))
+    module.hotplug = (params.enable, min(period_us, HOTPLUG_PERIOD_US_MAX))
 
 
 @methods.rpc("bdev_nvme_set_keys", SetKeys, failure=Failure(INVALID_PARAMS, BDEV_FAILURE.message))
-def set_keys(target: "Target", params: SetKeys) -> None:
-    group = target.nvme.group(params.name)
+def set_keys(module: NvmeModule, params: SetKeys) -> None:
+    group = module.group(params.name)
     for controller in group.controllers:
-        key, ctrlr_key = _get_key(target, params.dhchap_key), _get_key(target, params.dhchap_ctrlr_key)
-        target.keyring.put(controller.host.dhchap_key)
-        target.keyring.put(controller.host.dhchap_ctrlr_key)
+        key, ctrlr_key = _get_key(module.keyring, params.dhchap_key), _get_key(module.keyring, params.dhchap_ctrlr_key)
+        module.keyring.put(controller.host.dhchap_key)
+        module.keyring.put(controller.host.dhchap_ctrlr_key)
         controller.host = replace(controller.host, dhchap_key=key, dhchap_ctrlr_key=ctrlr_key)
 
 
 @methods.plain("bdev_nvme_get_discovery_info")
-def get_discovery_info(target: "Target") -> list[dict[str, Any]]:
+def get_discovery_info(module: NvmeModule) -> list[dict[str, Any]]:
     return []

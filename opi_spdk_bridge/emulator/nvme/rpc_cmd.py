@@ -7,17 +7,15 @@ import struct
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from errno import EINVAL, ENXIO
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from ..nvmf.identify import COMMAND_BYTES
+from ..fabric.wire import COMMAND_BYTES
 from ..registry import ERRNO_FAILURE, INTERNAL_ERROR, NOT_EMULATED, Failure, MethodTable, RpcError, errno_error
 from ..schema import U32, DecodeError
 from .connection import Connection
+from .module import NvmeModule
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(Failure(ERRNO_FAILURE.code, ERRNO_FAILURE.message, errno_code=ERRNO_FAILURE.code))
+methods = MethodTable[NvmeModule](Failure(ERRNO_FAILURE.code, ERRNO_FAILURE.message, errno_code=ERRNO_FAILURE.code))
 
 COMMAND_ID = 4
 """The first four are taken by asynchronous event requests."""
@@ -52,9 +50,9 @@ class SendCommand:
 
 
 @methods.rpc("bdev_nvme_send_cmd", SendCommand)
-def send_cmd(target: "Target", params: SendCommand) -> Coroutine[Any, Any, dict[str, str]]:
+def send_cmd(module: NvmeModule, params: SendCommand) -> Coroutine[Any, Any, dict[str, str]]:
     """Goes to the first controller of a name, whatever the state of the others."""
-    group = target.nvme.groups.get(params.name)
+    group = module.groups.get(params.name)
     if group is None or (params.data and params.data_len not in (0, len(params.data))):
         raise errno_error(EINVAL)
     if params.cmd_type == "io":

@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass
 from errno import ENODEV, EPERM
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..nvmf.rpc_access import THREAD
+from ..reactor import POLL_GROUP
 from ..registry import BDEV_FAILURE, INVALID_PARAMS, Failure, MethodTable, RpcError, errno_error
 from ..schema import U16, U32
 from .bdev import IoPath, NvmeBdev
+from .connection import describe_trid
 from .module import NvmeModule
 from .options import MultipathOptions, Policy, Selector
 from .rpc import NvmeName, OptionalName
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(BDEV_FAILURE)
+methods = MethodTable[NvmeModule](BDEV_FAILURE)
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ def _nvme_bdevs(module: NvmeModule) -> list[NvmeBdev]:
     return [bdev for group in module.groups.values() for bdev in group.bdevs.values()]
 
 
-def _find_nvme_bdev(target: "Target", name: str) -> NvmeBdev:
-    bdev = target.bdevs.find(name)
+def _find_nvme_bdev(module: NvmeModule, name: str) -> NvmeBdev:
+    bdev = module.bdevs.find(name)
     if not isinstance(bdev, NvmeBdev):
         raise errno_error(ENODEV)
     return bdev
@@ -48,13 +46,13 @@ def _find_nvme_bdev(target: "Target", name: str) -> NvmeBdev:
     OptionalName,
     failure=Failure(INVALID_PARAMS, "bdev_nvme_get_io_paths requires no parameters"),
 )
-def get_io_paths(target: "Target", params: OptionalName) -> dict[str, Any]:
+def get_io_paths(module: NvmeModule, params: OptionalName) -> dict[str, Any]:
     """Paths exist in the poll groups whose threads have a channel to an NVMe bdev."""
-    active = [bdev for bdev in _nvme_bdevs(target.nvme) if bdev.channels]
+    active = [bdev for bdev in _nvme_bdevs(module) if bdev.channels]
     if not active:
         return {"poll_groups": []}
     paths = [_describe_path(bdev, path) for bdev in active if params.name in (None, bdev.name) for path in bdev.paths]
-    return {"poll_groups": [{"thread": THREAD, "io_paths": paths}]}
+    return {"poll_groups": [{"thread": POLL_GROUP, "io_paths": paths}]}
 
 
 def _describe_path(bdev: NvmeBdev, path: IoPath) -> dict[str, Any]:
@@ -71,20 +69,17 @@ def _describe_path(bdev: NvmeBdev, path: IoPath) -> dict[str, Any]:
 
 
 @methods.rpc("bdev_nvme_get_path_iostat", NvmeName)
-def get_path_iostat(target: "Target", params: NvmeName) -> dict[str, Any]:
-    if not target.nvme.options.io_path_stat:
+def get_path_iostat(module: NvmeModule, params: NvmeName) -> dict[str, Any]:
+    if not module.options.io_path_stat:
         raise RpcError(-EPERM, "RPC not enabled if enable_io_path_stat is false")
-    bdev = _find_nvme_bdev(target, params.name)
-    stats = [
-        {"trid": path.controller.describe_trid(path.controller.trids[0]), "stat": path.stat.describe()}
-        for path in bdev.paths
-    ]
+    bdev = _find_nvme_bdev(module, params.name)
+    stats = [{"trid": describe_trid(path.controller.trids[0]), "stat": path.stat.describe()} for path in bdev.paths]
     return {"name": bdev.name, "stats": stats}
 
 
 @methods.rpc("bdev_nvme_set_preferred_path", PreferredPath)
-def set_preferred_path(target: "Target", params: PreferredPath) -> None:
-    bdev = _find_nvme_bdev(target, params.name)
+def set_preferred_path(module: NvmeModule, params: PreferredPath) -> None:
+    bdev = _find_nvme_bdev(module, params.name)
     path = next((path for path in bdev.paths if path.controller.data.cntlid == params.cntlid), None)
     if path is None:
         raise errno_error(ENODEV)
@@ -93,10 +88,10 @@ def set_preferred_path(target: "Target", params: PreferredPath) -> None:
 
 
 @methods.rpc("bdev_nvme_set_multipath_policy", MultipathPolicy)
-def set_multipath_policy(target: "Target", params: MultipathPolicy) -> None:
+def set_multipath_policy(module: NvmeModule, params: MultipathPolicy) -> None:
     if params.policy == "active_passive" and params.selector == "queue_depth":
         raise RpcError(BDEV_FAILURE.code, BDEV_FAILURE.message)
-    bdev = _find_nvme_bdev(target, params.name)
+    bdev = _find_nvme_bdev(module, params.name)
     min_io = 1 if params.rr_min_io is None else params.rr_min_io
     options = MultipathOptions(params.policy, params.selector or "round_robin", min_io)
     options.check()

@@ -11,12 +11,12 @@ from errno import EACCES
 from typing import Any
 
 from ..bdev.device import Bdev
+from ..fabric import wire
+from ..fabric.trid import TransportId
 from ..keyring import PSK_LENGTH_MAX, Key
 from ..registry import errno_error
-from . import wire
 from .identify import identify
 from .subsystem import Subsystem
-from .trid import TransportId
 
 FindSubsystem = Callable[[str], Subsystem | None]
 

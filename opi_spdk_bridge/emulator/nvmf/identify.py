@@ -2,13 +2,12 @@
 
 import struct
 import uuid
-from dataclasses import dataclass
 
 from ..bdev.device import Bdev
+from ..fabric.wire import Completion
 from .members import Namespace
 from .subsystem import Subsystem
 
-COMMAND_BYTES = 64
 DATA_BYTES = 4096
 IDENTIFY = 0x06
 CNS_NAMESPACE, CNS_ACTIVE_NAMESPACES, CNS_DESCRIPTORS = 0x00, 0x02, 0x03
@@ -23,14 +22,6 @@ _RESERVATIONS = 0xFE
 _EXTENDED_FLBAS, _EXTENDED_MC = 0x10, 0x01
 _LARGE_BUFFER_BYTES = 135168
 _ANY_COPY_SIZE = 0xFFFF
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A completed admin command: its status code and what it transferred to the host."""
-
-    status: int
-    data: bytes = b""
 
 
 def identify(

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..bdev.device import Descriptor
+from ..fabric.trid import TransportId
 from ..keyring import Key
 from .transport import Transport
-from .trid import TransportId
 
 CNTLID_MIN, CNTLID_MAX = 1, 0xFFEF
 ANA_STATES = ("optimized", "non_optimized", "inaccessible")
@@ -110,7 +110,7 @@ class SubsystemListener:
 
 
 class Controller(Protocol):
-    """A host's association with a subsystem (fabric.py)."""
+    """A host's association with a subsystem (association.py)."""
 
     cntlid: int
     hostnqn: str

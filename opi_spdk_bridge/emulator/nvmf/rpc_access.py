@@ -2,25 +2,20 @@
 
 from dataclasses import dataclass, replace
 from errno import EINVAL
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from ..fabric.nqn import DISCOVERY_NQN, LENGTH_MAX
+from ..fabric.trid import IP_TRANSPORTS, ListenAddress, TransportId, parse_listen_address
 from ..keyring import Key, Keyring
-from ..reactor import Work
+from ..reactor import POLL_GROUP, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, NVMF_FAILURE, MethodTable, RpcError, errno_error
 from ..schema import I32, U32, U64
 from .members import Controller, Host, SubsystemListener
-from .nqn import DISCOVERY_NQN, LENGTH_MAX
 from .rpc_subsystem import NamedSubsystem
 from .subsystem import Subsystem
-from .target import NAME, Referral
-from .trid import IP_TRANSPORTS, ListenAddress, TransportId, parse_listen_address
+from .target import NAME, NvmfTarget, Referral
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(NVMF_FAILURE)
-
-THREAD = "nvmf_tgt_poll_group_000"
+methods = MethodTable[NvmfTarget](NVMF_FAILURE)
 
 AnaState = Literal["optimized", "non_optimized", "inaccessible"]
 
@@ -127,58 +122,58 @@ def _get_keys(keyring: Keyring, *names: str | None) -> list[Key | None]:
 
 
 @methods.rpc("nvmf_subsystem_add_host", AddHost, relaxed=True)
-def subsystem_add_host(target: "Target", params: AddHost) -> None:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    key, ctrlr_key = _get_keys(target.keyring, params.dhchap_key, params.dhchap_ctrlr_key)
+def subsystem_add_host(nvmf: NvmfTarget, params: AddHost) -> None:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
+    key, ctrlr_key = _get_keys(nvmf.keyring, params.dhchap_key, params.dhchap_ctrlr_key)
     try:
-        target.nvmf.add_host(subsystem, Host(params.host, key, ctrlr_key), params.psk)
+        nvmf.add_host(subsystem, Host(params.host, key, ctrlr_key), params.psk)
     except OSError:
         raise _internal_error() from None
 
 
 @methods.rpc("nvmf_subsystem_remove_host", RemoveHost)
-def subsystem_remove_host(target: "Target", params: RemoveHost) -> Work[None]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_remove_host(nvmf: NvmfTarget, params: RemoveHost) -> Work[None]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     try:
-        subsystem.remove_host(params.host, target.keyring)
+        subsystem.remove_host(params.host, nvmf.keyring)
     except OSError:
         raise _internal_error() from None
     return subsystem.disconnect_host(params.host)
 
 
 @methods.rpc("nvmf_subsystem_set_keys", SetKeys)
-def subsystem_set_keys(target: "Target", params: SetKeys) -> None:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    key, ctrlr_key = _get_keys(target.keyring, params.dhchap_key, params.dhchap_ctrlr_key)
+def subsystem_set_keys(nvmf: NvmfTarget, params: SetKeys) -> None:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
+    key, ctrlr_key = _get_keys(nvmf.keyring, params.dhchap_key, params.dhchap_ctrlr_key)
     host = subsystem.find_host(params.host)
     if host is None or (key is None and ctrlr_key is not None):
-        target.keyring.put(key)
-        target.keyring.put(ctrlr_key)
+        nvmf.keyring.put(key)
+        nvmf.keyring.put(ctrlr_key)
         raise errno_error(EINVAL)
-    target.keyring.put(host.dhchap_key)
-    target.keyring.put(host.dhchap_ctrlr_key)
+    nvmf.keyring.put(host.dhchap_key)
+    nvmf.keyring.put(host.dhchap_ctrlr_key)
     host.dhchap_key, host.dhchap_ctrlr_key = key, ctrlr_key
 
 
 @methods.rpc("nvmf_subsystem_allow_any_host", AllowAnyHost)
-def subsystem_allow_any_host(target: "Target", params: AllowAnyHost) -> None:
-    target.nvmf.find(params.nqn, params.tgt_name).options.allow_any_host = params.allow_any_host
+def subsystem_allow_any_host(nvmf: NvmfTarget, params: AllowAnyHost) -> None:
+    nvmf.find(params.nqn, params.tgt_name).options.allow_any_host = params.allow_any_host
 
 
 # Listeners
 
 
 @methods.rpc("nvmf_subsystem_add_listener", AddListener, relaxed=True)
-def subsystem_add_listener(target: "Target", params: AddListener) -> Work[None]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_add_listener(nvmf: NvmfTarget, params: AddListener) -> Work[None]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     trid = parse_listen_address(params.listen_address)
     if subsystem.options.allow_any_host and params.secure_channel:
         raise RpcError(INTERNAL_ERROR, "Cannot establish secure channel, when 'allow_any_host' is set")
-    return subsystem.change(lambda: _add_listener(target, subsystem, trid, params))
+    return subsystem.change(lambda: _add_listener(nvmf, subsystem, trid, params))
 
 
-def _add_listener(target: "Target", subsystem: Subsystem, trid: TransportId, params: AddListener) -> None:
-    transport = target.nvmf.find_transport(trid.trtype)
+def _add_listener(nvmf: NvmfTarget, subsystem: Subsystem, trid: TransportId, params: AddListener) -> None:
+    transport = nvmf.find_transport(trid.trtype)
     if transport is None:
         raise errno_error(EINVAL)
     subsystem.add_listener(
@@ -187,32 +182,32 @@ def _add_listener(target: "Target", subsystem: Subsystem, trid: TransportId, par
 
 
 @methods.rpc("nvmf_subsystem_remove_listener", RemoveListener)
-def subsystem_remove_listener(target: "Target", params: RemoveListener) -> Work[None]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_remove_listener(nvmf: NvmfTarget, params: RemoveListener) -> Work[None]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     trid = parse_listen_address(params.listen_address)
-    if target.nvmf.find_transport(trid.trtype) is None:
+    if nvmf.find_transport(trid.trtype) is None:
         raise RpcError(INVALID_PARAMS, NVMF_FAILURE.message)
     return subsystem.change(lambda: subsystem.remove_listener(trid))
 
 
 @methods.rpc("nvmf_subsystem_listener_set_ana_state", SetAnaState)
-def subsystem_listener_set_ana_state(target: "Target", params: SetAnaState) -> Work[None]:
+def subsystem_listener_set_ana_state(nvmf: NvmfTarget, params: SetAnaState) -> Work[None]:
     trid = parse_listen_address(params.listen_address)
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
-    return subsystem.change(lambda: _set_ana_state(target, subsystem, trid, params))
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
+    return subsystem.change(lambda: _set_ana_state(nvmf, subsystem, trid, params))
 
 
-async def _set_ana_state(target: "Target", subsystem: Subsystem, trid: TransportId, params: SetAnaState) -> None:
+async def _set_ana_state(nvmf: NvmfTarget, subsystem: Subsystem, trid: TransportId, params: SetAnaState) -> None:
     try:
         subsystem.set_ana_state(trid, params.ana_state, params.anagrpid)
     except OSError as error:
         raise RpcError(INTERNAL_ERROR, f"error setting ANA state: -{error.errno}") from None
-    await target.reactor.visit()
+    await nvmf.reactor.visit()
 
 
 @methods.rpc("nvmf_subsystem_get_listeners", NamedSubsystem)
-def subsystem_get_listeners(target: "Target", params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_get_listeners(nvmf: NvmfTarget, params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     return subsystem.look(lambda: [_describe_listener(subsystem, listener) for listener in subsystem.listeners])
 
 
@@ -228,8 +223,8 @@ def _describe_listener(subsystem: Subsystem, listener: SubsystemListener) -> dic
 
 
 @methods.rpc("nvmf_subsystem_get_controllers", NamedSubsystem)
-def subsystem_get_controllers(target: "Target", params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_get_controllers(nvmf: NvmfTarget, params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     return subsystem.look(
         lambda: [
             {
@@ -245,8 +240,8 @@ def subsystem_get_controllers(target: "Target", params: NamedSubsystem) -> Work[
 
 
 @methods.rpc("nvmf_subsystem_get_qpairs", NamedSubsystem)
-def subsystem_get_qpairs(target: "Target", params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_get_qpairs(nvmf: NvmfTarget, params: NamedSubsystem) -> Work[list[dict[str, Any]]]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     return subsystem.look(
         lambda: [
             _describe_qpair(controller, qid)
@@ -261,7 +256,7 @@ def _describe_qpair(controller: Controller, qid: int) -> dict[str, Any]:
         "cntlid": controller.cntlid,
         "qid": qid,
         "state": "enabled",
-        "thread": THREAD,
+        "thread": POLL_GROUP,
         "hostnqn": controller.hostnqn,
         "listen_address": controller.listen_trid.describe(),
         "peer_address": controller.peer_trid.describe(),
@@ -284,21 +279,21 @@ def _check_target(name: str | None, message: str) -> None:
 
 
 @methods.rpc("nvmf_discovery_add_referral", AddReferral, relaxed=True)
-def discovery_add_referral(target: "Target", params: AddReferral) -> None:
+def discovery_add_referral(nvmf: NvmfTarget, params: AddReferral) -> None:
     _check_target(params.tgt_name, "Unable to find a target.")
     trid = _referral_trid(params.address, params.subnqn)
     if trid.trtype in IP_TRANSPORTS and not trid.trsvcid:
         raise RpcError(INTERNAL_ERROR, "Service ID is required.")
-    target.nvmf.add_referral(Referral(trid, params.secure_channel))
+    nvmf.add_referral(Referral(trid, params.secure_channel))
 
 
 @methods.rpc("nvmf_discovery_remove_referral", RemoveReferral)
-def discovery_remove_referral(target: "Target", params: RemoveReferral) -> None:
+def discovery_remove_referral(nvmf: NvmfTarget, params: RemoveReferral) -> None:
     _check_target(params.tgt_name, "Unable to find a target.")
-    target.nvmf.remove_referral(_referral_trid(params.address, params.subnqn))
+    nvmf.remove_referral(_referral_trid(params.address, params.subnqn))
 
 
 @methods.rpc("nvmf_discovery_get_referrals", GetReferrals)
-def discovery_get_referrals(target: "Target", params: GetReferrals) -> list[dict[str, Any]]:
+def discovery_get_referrals(nvmf: NvmfTarget, params: GetReferrals) -> list[dict[str, Any]]:
     _check_target(params.tgt_name, "Unable to find a target")
-    return [referral.describe() for referral in target.nvmf.referrals]
+    return [referral.describe() for referral in nvmf.referrals]

@@ -2,19 +2,16 @@
 
 import binascii
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..reactor import Signal, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, NVMF_FAILURE, MethodTable, RpcError
 from ..schema import U8, U16, U32, Uuid
 from .members import CNTLID_MAX, CNTLID_MIN, NamespaceOptions, SubsystemOptions
 from .subsystem import Subsystem
-from .target import NAME
+from .target import NAME, NvmfTarget
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(NVMF_FAILURE)
+methods = MethodTable[NvmfTarget](NVMF_FAILURE)
 
 SERIAL_LENGTH_MAX = 20
 MODEL_LENGTH_MAX = 40
@@ -126,16 +123,16 @@ def _options(params: CreateSubsystem) -> SubsystemOptions:
 
 
 @methods.rpc("nvmf_create_subsystem", CreateSubsystem)
-def create_subsystem(target: "Target", params: CreateSubsystem) -> Work[None]:
+def create_subsystem(nvmf: NvmfTarget, params: CreateSubsystem) -> Work[None]:
     if params.tgt_name not in (None, NAME):
         raise RpcError(INTERNAL_ERROR, f"Unable to find target {params.tgt_name}")
     options = _options(params)
     try:
-        subsystem = target.nvmf.create_subsystem(params.nqn, options)
+        subsystem = nvmf.create_subsystem(params.nqn, options)
     except OSError:
         raise RpcError(INTERNAL_ERROR, f"Unable to create subsystem {params.nqn}") from None
     if not CNTLID_MIN <= params.min_cntlid <= params.max_cntlid <= CNTLID_MAX:
-        target.nvmf.forget_subsystem(subsystem)
+        nvmf.forget_subsystem(subsystem)
         raise RpcError(INVALID_PARAMS, f"Invalid cntlid range [{params.min_cntlid}-{params.max_cntlid}]")
     return Work(_started(subsystem.start()))
 
@@ -145,21 +142,21 @@ async def _started(started: Signal) -> None:
 
 
 @methods.rpc("nvmf_delete_subsystem", NamedSubsystem)
-def delete_subsystem(target: "Target", params: NamedSubsystem) -> Work[None]:
-    return target.nvmf.delete_subsystem(target.nvmf.find(params.nqn, params.tgt_name))
+def delete_subsystem(nvmf: NvmfTarget, params: NamedSubsystem) -> Work[None]:
+    return nvmf.delete_subsystem(nvmf.find(params.nqn, params.tgt_name))
 
 
 @methods.rpc("nvmf_get_subsystems", GetSubsystems)
-def get_subsystems(target: "Target", params: GetSubsystems) -> list[dict[str, Any]]:
+def get_subsystems(nvmf: NvmfTarget, params: GetSubsystems) -> list[dict[str, Any]]:
     if params.nqn is not None:
-        return [target.nvmf.find(params.nqn, params.tgt_name).describe()]
-    target.nvmf.check_name(params.tgt_name)
-    return [subsystem.describe() for subsystem in target.nvmf]
+        return [nvmf.find(params.nqn, params.tgt_name).describe()]
+    nvmf.check_name(params.tgt_name)
+    return [subsystem.describe() for subsystem in nvmf]
 
 
 @methods.rpc("nvmf_subsystem_add_ns", AddNamespace, relaxed=True)
-def subsystem_add_ns(target: "Target", params: AddNamespace) -> Work[int]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_add_ns(nvmf: NvmfTarget, params: AddNamespace) -> Work[int]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     return subsystem.change(lambda: _add_ns(subsystem, params.namespace), params.namespace.nsid)
 
 
@@ -189,27 +186,27 @@ def _hex_bytes(name: str, text: str | None, size: int) -> bytes | None:
 
 
 @methods.rpc("nvmf_subsystem_remove_ns", RemoveNamespace)
-def subsystem_remove_ns(target: "Target", params: RemoveNamespace) -> Work[None]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_remove_ns(nvmf: NvmfTarget, params: RemoveNamespace) -> Work[None]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     return subsystem.change(lambda: subsystem.remove_namespace(params.nsid), params.nsid)
 
 
 @methods.rpc("nvmf_subsystem_set_ns_ana_group", SetAnaGroup)
-def subsystem_set_ns_ana_group(target: "Target", params: SetAnaGroup) -> Work[None]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def subsystem_set_ns_ana_group(nvmf: NvmfTarget, params: SetAnaGroup) -> Work[None]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     return subsystem.change(lambda: subsystem.set_ana_group(params.nsid, params.anagrpid), params.nsid)
 
 
 @methods.rpc("nvmf_ns_add_host", NamespaceHost)
-def ns_add_host(target: "Target", params: NamespaceHost) -> Work[None]:
-    return _set_visible(target, params, visible=True)
+def ns_add_host(nvmf: NvmfTarget, params: NamespaceHost) -> Work[None]:
+    return _set_visible(nvmf, params, visible=True)
 
 
 @methods.rpc("nvmf_ns_remove_host", NamespaceHost)
-def ns_remove_host(target: "Target", params: NamespaceHost) -> Work[None]:
-    return _set_visible(target, params, visible=False)
+def ns_remove_host(nvmf: NvmfTarget, params: NamespaceHost) -> Work[None]:
+    return _set_visible(nvmf, params, visible=False)
 
 
-def _set_visible(target: "Target", params: NamespaceHost, *, visible: bool) -> Work[None]:
-    subsystem = target.nvmf.find(params.nqn, params.tgt_name)
+def _set_visible(nvmf: NvmfTarget, params: NamespaceHost, *, visible: bool) -> Work[None]:
+    subsystem = nvmf.find(params.nqn, params.tgt_name)
     return subsystem.change(lambda: subsystem.set_visible(params.nsid, params.host, visible=visible), params.nsid)

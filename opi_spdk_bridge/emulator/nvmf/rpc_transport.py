@@ -2,20 +2,16 @@
 
 from dataclasses import dataclass, fields, replace
 from errno import ENODEV
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..bdev.stat import TICKS_PER_SECOND
-from ..reactor import Work
+from ..reactor import POLL_GROUP, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, NVMF_FAILURE, MethodTable, RpcError, errno_error
 from ..schema import I32, U16, U32
-from .rpc_access import THREAD
-from .target import NAME
+from .target import NAME, NvmfTarget
 from .transport import AQ_DEPTH_MIN, DEFAULTS, KEEP_ALIVE_UNIT_MS, MAX_IO_SIZE_MIN, TransportOptions
 
-if TYPE_CHECKING:
-    from ..target import Target
-
-methods = MethodTable(NVMF_FAILURE)
+methods = MethodTable[NvmfTarget](NVMF_FAILURE)
 
 SOCK_PRIORITY_MAX = 16
 LARGE_BUFFER_BYTES = 132 * 1024
@@ -98,7 +94,7 @@ class SetConfig:
 
 
 @methods.partial("nvmf_create_transport", CreateTransport, relaxed=True)
-def create_transport(target: "Target", given: dict[str, Any]) -> Work[None]:
+def create_transport(nvmf: NvmfTarget, given: dict[str, Any]) -> Work[None]:
     name = given["trtype"]
     trtype = name.upper()
     if given.get("tgt_name", NAME) != NAME:
@@ -107,7 +103,7 @@ def create_transport(target: "Target", given: dict[str, Any]) -> Work[None]:
         raise RpcError(INVALID_PARAMS, f"Invalid transport type '{name}'")
     if given.get("max_io_qpairs_per_ctrlr", 0) > QPAIRS_MAX:
         raise RpcError(INVALID_PARAMS, "max_io_qpairs_per_ctrlr too large")
-    if target.nvmf.find_transport(trtype):
+    if nvmf.find_transport(trtype):
         raise RpcError(INTERNAL_ERROR, f"Transport type '{name}' already exists")
     options = _options(DEFAULTS[trtype], given)
     size = options.max_io_size
@@ -116,7 +112,7 @@ def create_transport(target: "Target", given: dict[str, Any]) -> Work[None]:
     step = options.kas * KEEP_ALIVE_UNIT_MS
     options.max_aq_depth = max(options.max_aq_depth, AQ_DEPTH_MIN)
     options.min_kato = -(-options.min_kato // step) * step
-    return Work(_create(target, trtype, options, given))
+    return Work(_create(nvmf, trtype, options, given))
 
 
 def _options(defaults: TransportOptions, given: dict[str, Any]) -> TransportOptions:
@@ -128,8 +124,8 @@ def _options(defaults: TransportOptions, given: dict[str, Any]) -> TransportOpti
     return replace(defaults, **options)
 
 
-async def _create(target: "Target", trtype: str, options: TransportOptions, given: dict[str, Any]) -> None:
-    await target.reactor.message()
+async def _create(nvmf: NvmfTarget, trtype: str, options: TransportOptions, given: dict[str, Any]) -> None:
+    await nvmf.reactor.message()
     extra: dict[str, Any] = {}
     failed = trtype == "RDMA"  # No RDMA device is there.
     if trtype == "TCP":
@@ -143,37 +139,37 @@ async def _create(target: "Target", trtype: str, options: TransportOptions, give
         failed = options.max_io_qpairs_per_ctrlr > VFIO_USER_QPAIRS_MAX
     if failed:
         raise RpcError(INTERNAL_ERROR, "Failed to create transport.")
-    if target.nvmf.find_transport(trtype):
+    if nvmf.find_transport(trtype):
         raise RpcError(INTERNAL_ERROR, "Failed to add transport to tgt.(-17)")
-    await target.reactor.visit()
-    target.nvmf.add_transport(trtype, options, extra)
+    await nvmf.reactor.visit()
+    nvmf.add_transport(trtype, options, extra)
 
 
 @methods.rpc("nvmf_get_transports", GetTransports)
-def get_transports(target: "Target", params: GetTransports) -> list[dict[str, Any]]:
+def get_transports(nvmf: NvmfTarget, params: GetTransports) -> list[dict[str, Any]]:
     if params.tgt_name not in (None, NAME):
         raise RpcError(INTERNAL_ERROR, "Unable to find a target.")
-    transports = target.nvmf.transports
+    transports = nvmf.transports
     if params.trtype is None:
         return [transport.describe() for transport in transports]
-    transport = target.nvmf.find_transport(params.trtype.upper())
+    transport = nvmf.find_transport(params.trtype.upper())
     if transport is None:
         raise errno_error(ENODEV)
     return [transport.describe()]
 
 
 @methods.plain("nvmf_get_targets", "nvmf_get_targets has no parameters.")
-def get_targets(target: "Target") -> list[str]:
+def get_targets(nvmf: NvmfTarget) -> list[str]:
     return [NAME]
 
 
 @methods.rpc("nvmf_get_stats", GetStats)
-def get_stats(target: "Target", params: GetStats) -> dict[str, Any]:
+def get_stats(nvmf: NvmfTarget, params: GetStats) -> dict[str, Any]:
     if params.tgt_name not in (None, NAME):
         raise RpcError(INTERNAL_ERROR, "Unable to find a target.")
-    counts = target.nvmf.counts
+    counts = nvmf.counts
     group = {
-        "name": THREAD,
+        "name": POLL_GROUP,
         "admin_qpairs": counts.admin_total,
         "io_qpairs": counts.io_total,
         "current_admin_qpairs": counts.admin_now,
@@ -181,24 +177,24 @@ def get_stats(target: "Target", params: GetStats) -> dict[str, Any]:
         "current_unassociated_qpairs": 0,
         "pending_bdev_io": 0,
         "completed_nvme_io": counts.completed_io,
-        "transports": [{"trtype": transport.trtype} for transport in target.nvmf.transports],
+        "transports": [{"trtype": transport.trtype} for transport in nvmf.transports],
     }
     return {"tick_rate": TICKS_PER_SECOND, "poll_groups": [group]}
 
 
-@methods.rpc("nvmf_set_max_subsystems", SetMaxSubsystems, startup=True, runtime=False)
-def set_max_subsystems(target: "Target", params: SetMaxSubsystems) -> None:
+@methods.rpc("nvmf_set_max_subsystems", SetMaxSubsystems)
+def set_max_subsystems(nvmf: NvmfTarget, params: SetMaxSubsystems) -> None:
     try:
-        target.nvmf.set_max_subsystems(params.max_subsystems)
+        nvmf.set_max_subsystems(params.max_subsystems)
     except OSError:
         raise RpcError(INTERNAL_ERROR, "Must not call more than once") from None
 
 
-@methods.rpc("nvmf_set_crdt", SetCrdt, startup=True, runtime=False)
-def set_crdt(target: "Target", params: SetCrdt) -> None:
-    target.nvmf.options.crdt = (params.crdt1, params.crdt2, params.crdt3)
+@methods.rpc("nvmf_set_crdt", SetCrdt)
+def set_crdt(nvmf: NvmfTarget, params: SetCrdt) -> None:
+    nvmf.options.crdt = (params.crdt1, params.crdt2, params.crdt3)
 
 
-@methods.partial("nvmf_set_config", SetConfig, startup=True, runtime=False)
-def set_config(target: "Target", given: dict[str, Any]) -> None:
-    target.nvmf.options.settings |= given
+@methods.partial("nvmf_set_config", SetConfig)
+def set_config(nvmf: NvmfTarget, given: dict[str, Any]) -> None:
+    nvmf.options.settings |= given

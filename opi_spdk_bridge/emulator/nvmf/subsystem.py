@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..bdev.layer import BdevLayer
+from ..fabric.nqn import is_valid_nqn
+from ..fabric.trid import TransportId
 from ..keyring import Keyring
 from ..reactor import Reactor, Signal, Thread, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, RpcError, errno_error
 from .members import Controller, Host, Namespace, NamespaceOptions, SubsystemListener, SubsystemOptions
-from .nqn import is_valid_nqn
 from .states import State, States
-from .trid import TransportId
 
 T = TypeVar("T")
 

@@ -7,15 +7,15 @@ from errno import EEXIST, EINVAL
 from typing import Any
 
 from ..bdev.layer import BdevLayer
+from ..fabric.nqn import DISCOVERY_NQN, is_valid_nqn
+from ..fabric.trid import TransportId
 from ..keyring import PSK_LENGTH_MAX, Key, Keyring, parse_psk
 from ..reactor import Reactor, Signal, Work
 from ..registry import INTERNAL_ERROR, INVALID_PARAMS, RpcError, errno_error
 from .association import QpairCounts, TcpPort
 from .members import Host, SubsystemOptions
-from .nqn import DISCOVERY_NQN, is_valid_nqn
 from .subsystem import Subsystem
 from .transport import Transport, TransportOptions
-from .trid import TransportId
 
 NAME = "nvmf_tgt"
 MAX_SUBSYSTEMS_DEFAULT = 1024
@@ -50,8 +50,8 @@ class NvmfTarget:
         self.referrals: list[Referral] = []
         self.counts = QpairCounts()
         self._bdevs = bdevs
-        self._keyring = keyring
-        self._reactor = reactor
+        self.keyring = keyring
+        self.reactor = reactor
         self._subsystems: dict[str, Subsystem] = {}
         discovery = SubsystemOptions(max_namespaces=0, allow_any_host=True)
         self._subsystems[DISCOVERY_NQN] = Subsystem(DISCOVERY_NQN, discovery, bdevs, reactor, discovery=True)
@@ -77,11 +77,11 @@ class NvmfTarget:
             raise errno_error(EINVAL)
         if len(self._subsystems) >= (self.options.max_subsystems or MAX_SUBSYSTEMS_DEFAULT):
             raise errno_error(EINVAL)
-        self._subsystems[nqn] = Subsystem(nqn, options, self._bdevs, self._reactor)
+        self._subsystems[nqn] = Subsystem(nqn, options, self._bdevs, self.reactor)
         return self._subsystems[nqn]
 
     def forget_subsystem(self, subsystem: Subsystem) -> None:
-        subsystem.destroy(self._keyring)
+        subsystem.destroy(self.keyring)
         del self._subsystems[subsystem.nqn]
 
     def delete_subsystem(self, subsystem: Subsystem) -> Work[None]:
@@ -114,12 +114,12 @@ class NvmfTarget:
             if host.dhchap_ctrlr_key is not None and host.dhchap_key is None:
                 raise errno_error(EINVAL)
             if psk_name is not None and self.find_transport("TCP"):
-                host.psk_key = self._keyring.get(psk_name)
+                host.psk_key = self.keyring.get(psk_name)
                 host.psk = self._read_psk(host.psk_key)
             subsystem.add_host(host)
         except OSError:
             for key in host.held_keys():
-                self._keyring.put(key)
+                self.keyring.put(key)
             raise
 
     def _read_psk(self, key: Key | None) -> bytes:

@@ -13,8 +13,8 @@ from errno import EADDRNOTAVAIL, EEXIST, EINVAL, ENAMETOOLONG
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..fabric.trid import TransportId
 from ..registry import errno_error
-from .trid import TransportId
 
 UNLIMITED = 2**32 - 1
 SOCKET_PATH_MAX = 107
@@ -135,7 +135,7 @@ class VfioUserEndpoint:
     def __init__(self, folder: Path) -> None:
         """Raises OSError when the socket cannot be created, for one because the folder is not there."""
         self._path = folder / "cntrl"
-        if len(os.fspath(self._path)) > SOCKET_PATH_MAX:
+        if len(os.fsencode(self._path)) > SOCKET_PATH_MAX:
             raise errno_error(ENAMETOOLONG)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()

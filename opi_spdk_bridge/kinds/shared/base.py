@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Generic
 
 from opi_spdk_bridge import errors
-from opi_spdk_bridge.core.kind import Graph, Kind
+from opi_spdk_bridge.core.kind import Graph, Kind, Volume
 from opi_spdk_bridge.core.record import AnyRecord, M, P
 from opi_spdk_bridge.core.volumes import Volumes
 from opi_spdk_bridge.kinds.shared.pci import Functions
+from opi_spdk_bridge.kinds.shared.underlying import OnVolume
 
 
 class ContractKind(Kind[M, P], Generic[M, P]):
@@ -18,6 +20,11 @@ class ContractKind(Kind[M, P], Generic[M, P]):
         self.graph = graph
         self.volumes = volumes
         self.functions = functions
+
+    def follow(self, own: P, was: Volume, now: Volume) -> P:
+        if isinstance(own, OnVolume) and (own.bdev, own.volume_uuid) == (was.bdev, was.identity):
+            return replace(own, volume_uuid=now.identity)
+        return own
 
 
 def parent_of(graph: Graph, record: AnyRecord) -> AnyRecord:

@@ -26,6 +26,11 @@ def check_function(endpoint: PciEndpoint, field: str) -> None:
             raise errors.InvalidArgument(f"{field}.{part} is {value}; the target has only 0", field=f"{field}.{part}")
 
 
+def in_words(endpoint: PciEndpoint) -> str:
+    """The function in words."""
+    return f"PCI function {endpoint.physical_function.value}"
+
+
 def function_reservation(endpoint: PciEndpoint, field: str) -> Reservation:
     """The function, for its one holder."""
     port, pf, vf = endpoint.port_id.value, endpoint.physical_function.value, endpoint.virtual_function.value

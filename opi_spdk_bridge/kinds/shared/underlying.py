@@ -2,7 +2,8 @@
 
 An array can give a namespace's number to another volume, and anybody can make another bdev of a name. So what a
 reference was resolved to is kept with its UUID: a bdev of that name with another UUID is not the volume, which is then
-absent. Where the bridge manages the volume its resource is kept: it tells the UUID, which the target may have chosen.
+absent. Where a volume of the bridge's has a UUID that the target chooses, and comes back with another, what stands on
+it follows (`Kind.follow`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.kind import Graph
-from opi_spdk_bridge.core.record import HIDDEN, Phase, Record
+from opi_spdk_bridge.core.record import HIDDEN, AnyRecord, Phase, Record
 from opi_spdk_bridge.kinds.shared.underlying import OnVolume, volume_of
 from opi_spdk_bridge.spdk.model import Bdev, VhostController
 from opi_spdk_bridge.spdk.target import Target
@@ -59,10 +59,19 @@ def why_not_removable(
 
 def _claimed(graph: Graph, bdev: Bdev, claimant: str, field: str) -> errors.BridgeError:
     """The error for what a claimed bdev is refused to, in the name of `claimant`."""
-    others = [holder for holder in graph.holders(f"claim:{bdev.name}") if holder.name != claimant]
+    others = [
+        holder
+        for holder in graph.holders(f"claim:{bdev.name}")
+        if holder.name != claimant and (holder.phase is not Phase.DELETED or _may_come_back(graph, holder))
+    ]
     names = [holder.name.partition(HIDDEN)[0] for holder in others]
     by = ", ".join(names) or "something on the target that this bridge did not make"
     text = f"bdev {bdev.name} is in use ({bdev.claim_type or 'claimed'}) by {by}"
     if others and all(holder.phase in (Phase.DELETING, Phase.DELETED) for holder in others):
         return errors.Aborted(f"{text}, which is being deleted: try again", field=field, resource=bdev.name)
     return errors.FailedPrecondition(text, field=field, resource=bdev.name)
+
+
+def _may_come_back(graph: Graph, gone: AnyRecord) -> bool:
+    """Whether a resource that was deleted may still have a bdev of its own on the target, which claims another."""
+    return any(holder is gone for holder in graph.holders(f"bdev:{gone.object_name}"))

@@ -25,9 +25,8 @@ from opi_spdk_bridge.targets.spdk.underlying import has_identity, required
 _FIELD = "volume_name_ref"
 _STAND_IN_BYTES = 512
 
-_FOR_A_MOMENT = ("bdev_get_bdevs", "bdev_crypto_create")
-_ON_THE_BASE = (*_FOR_A_MOMENT, "bdev_crypto_delete")
-"""Calls that the base decides on: a vbdev that cannot be deleted is gone with it."""
+_ON_THE_BASE = ("bdev_get_bdevs", "bdev_crypto_create")
+"""Calls that the base decides on."""
 
 
 class EncryptedVolumeSide(BdevSide[EncryptedVolume, Encrypted]):
@@ -44,7 +43,8 @@ class EncryptedVolumeSide(BdevSide[EncryptedVolume, Encrypted]):
         wanted = record.own.crypto_key
         stale = self._destroy(keys_of(record) - {wanted})
         if seen is not None and _key_of(seen) == wanted and seen.on_volume:
-            return stale
+            unknown = [] if seen.uuid == record.own.crypto_uuid else [self._identify(record)]
+            return [*stale, *unknown]
         old = [] if seen is None else [self._deletion(record, seen)]  # a change was broken off
         return [*old, *self._make(record), *stale]
 
@@ -69,8 +69,11 @@ class EncryptedVolumeSide(BdevSide[EncryptedVolume, Encrypted]):
             Step(f"key {key} is missing", create_key, methods.accel_crypto_key_destroy(key), already=exists),
             required(record, _FIELD),
             Step(f"bdev {record.id} is missing", create, self._take_down(record), guarded=True),
-            Step(f"the UUID of bdev {record.id} is not known", methods.bdev_get_bdev(record.id), learn=_identified),
+            self._identify(record),
         ]
+
+    def _identify(self, record: Record[EncryptedVolume, Encrypted]) -> Step:
+        return Step(f"the UUID of bdev {record.id} is not known", methods.bdev_get_bdev(record.id), learn=_identified)
 
     def recognise(self, record: Record[EncryptedVolume, Encrypted], seen: Bdev) -> Encrypted:
         return _identified(seen)(record.own)
@@ -145,9 +148,10 @@ class EncryptedVolumeSide(BdevSide[EncryptedVolume, Encrypted]):
             return self._name_kept(record)
         if error.method == "bdev_crypto_delete" and record.previous is not None:
             found = record.previous  # what was to be replaced is away
-        concerned = error.method in _ON_THE_BASE
+        away = error.method == "bdev_crypto_delete" and await self.target.view().bdev(found.own.bdev) is None
+        concerned = away or error.method in _ON_THE_BASE
         blocked = await why_not_claimable(self.target, self.graph, found, _FIELD) if concerned else None
-        if blocked is None and error.method in _FOR_A_MOMENT and error.gone:
+        if blocked is None and error.method in _ON_THE_BASE and error.gone:
             text = f"bdev {found.own.bdev} or the key was gone from the target for a moment: try again"
             return errors.Aborted(text, resource=record.name)
         return blocked or await super().diagnose(record, failure)

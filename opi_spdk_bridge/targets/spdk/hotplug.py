@@ -17,6 +17,7 @@ from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.record import AnyRecord, Phase
 from opi_spdk_bridge.pb.storage.opicommon_pb2 import PciEndpoint
 from opi_spdk_bridge.qemu.device import Device
+from opi_spdk_bridge.sockets import too_long
 from opi_spdk_bridge.spdk.steps import Step
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ class QemuHost(Host):
 
     async def _plug(self, function: Function) -> None:
         identity, path = function.device, self._as_qemu_sees(await function.socket())
+        if problem := too_long(path):
+            text = f"QEMU cannot connect to {identity.id}: {problem}: let it see a shorter one (--qmp-folders)"
+            raise errors.FailedPrecondition(text)
         place = self._place(function.number)
         if function.vfio_user:
             properties = {"socket": {"type": "unix", "path": path}, **place}

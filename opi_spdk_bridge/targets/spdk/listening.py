@@ -7,7 +7,7 @@ import ipaddress
 
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.record import Record
-from opi_spdk_bridge.kinds.nvme_controller import Spelt
+from opi_spdk_bridge.kinds.nvme_controller import ControllerOwn
 from opi_spdk_bridge.kinds.shared.addresses import FABRICS, FAMILIES, is_pcie, socket_folder
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController
 from opi_spdk_bridge.sockets import too_long
@@ -18,7 +18,7 @@ from opi_spdk_bridge.spdk.shared import SharedFolder
 MOST_LISTENERS = 16  # of a subsystem (NVMF_MAX_LISTENERS_PER_SUBSYSTEM)
 
 
-def listen_address(record: Record[NvmeController, Spelt], shared: SharedFolder) -> ListenAddress:
+def listen_address(record: Record[NvmeController, ControllerOwn], shared: SharedFolder) -> ListenAddress:
     """Where the target is to listen for the controller."""
     spec = record.desired.spec
     if is_pcie(record.desired):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from opi_spdk_bridge import errors
+from opi_spdk_bridge.core.kind import Graph
 from opi_spdk_bridge.core.record import AnyRecord, Facts, Record
 from opi_spdk_bridge.core.side import Counters
 from opi_spdk_bridge.kinds.nvme_subsystem import SubsystemOwn, serial_number_of
@@ -17,10 +18,12 @@ from opi_spdk_bridge.spdk import methods
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Host, Subsystem
 from opi_spdk_bridge.spdk.steps import Step, StepFailed, gone
-from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS
+from opi_spdk_bridge.spdk.target import TRANSPORT_METHODS, Target
 from opi_spdk_bridge.spdk.view import View
 from opi_spdk_bridge.targets.spdk import keys
 from opi_spdk_bridge.targets.spdk.base import SpdkSide
+from opi_spdk_bridge.targets.spdk.discovery import Discovery
+from opi_spdk_bridge.targets.spdk.hotplug import Host as HostMachine
 from opi_spdk_bridge.targets.spdk.listening import listen_address, same_address, why_not_listening
 
 
@@ -40,6 +43,10 @@ class Seen:
 
 class NvmeSubsystemSide(SpdkSide[NvmeSubsystem, SubsystemOwn, Seen]):
     """Recognised by its serial number."""
+
+    def __init__(self, target: Target, graph: Graph, host: HostMachine) -> None:
+        super().__init__(target, graph, host)
+        self._discovery = Discovery(target, graph)
 
     async def look(self, record: Record[NvmeSubsystem, SubsystemOwn], view: View) -> Seen | None:
         spec = record.desired.spec
@@ -92,10 +99,12 @@ class NvmeSubsystemSide(SpdkSide[NvmeSubsystem, SubsystemOwn, Seen]):
         return [
             *(self._key(record, seen) if comes else keys.add(record, self.target, wanted.psk, seen.key)),
             *(self._drop_listener(record, child, bool(before.psk)) for child in unlisten),
+            *(step for child in listeners if wanted.psk for step in self._discovery.drop(child)),
             *(self._drop_host(record, host, other) for host in leaves),
             *([self._add_host(record)] if comes else []),
             *self._admission(wanted, seen),
             *(self._add_listener(record, child, bool(wanted.psk)) for child in listeners),
+            *(step for child in listeners if not wanted.psk for step in self._discovery.restore(child, ())),
             *(keys.remove(other, self.target) if other is not None and new_key else []),
         ]
 
@@ -134,6 +143,8 @@ class NvmeSubsystemSide(SpdkSide[NvmeSubsystem, SubsystemOwn, Seen]):
     ) -> SubsystemOwn:
         """Looks first: a host that somebody else has added there may have another key."""
         self._require_fit(new)
+        if new.desired.spec.psk and not old.desired.spec.psk:
+            await self._discovery.require_none_of_others(self._listeners(new), self.target.view())
         seen = await self.look(new, self.target.view())
         if seen is None:
             raise self._lost(new)

@@ -35,13 +35,21 @@ class VhostSide(SpdkSide[M, P, VhostController], Generic[M, P]):
         return await view.vhost(record.id)
 
     def creation(self, record: Record[M, P], create: Call[bool]) -> Step:
-        """Makes the controller and its socket; refused where that would take the place of another's file."""
+        """Makes the controller and its socket; refused where that would take the place of another's file, or where
+        nobody would find it.
+        """
+        delete = methods.vhost_delete_controller(record.id)
 
         async def do() -> None:
             await self.target.vhost_folder.require_free(record.id)
             await self.target.client.call(create)
+            try:
+                await self.target.vhost_folder.require_found(record.id)
+            except errors.FailedPrecondition:
+                await self.target.client.call(delete)
+                raise
 
-        return Step(f"vhost device {record.id} is missing", do, methods.vhost_delete_controller(record.id))
+        return Step(f"vhost device {record.id} is missing", do, delete)
 
     def deletion(self, record: Record[M, P]) -> Step:
         """Removes the controller; its socket goes too. Refused while a guest is connected.
@@ -70,6 +78,9 @@ class VhostSide(SpdkSide[M, P, VhostController], Generic[M, P]):
         if isinstance(error, SpdkError) and error.method == "vhost_delete_controller" and error.is_errno(errno.EBUSY):
             text = f"the vhost device {record.id} is in use: a guest is connected to it"
             return errors.FailedPrecondition(text, resource=record.name)
+        if isinstance(error, SpdkError) and error.method == "vhost_delete_controller" and error.gone:
+            text = f"vhost device {record.id} is not on the target any more: the bridge will restore it, try again then"
+            return errors.Aborted(text, resource=record.name)
         if isinstance(error, SpdkError) and error.method.startswith("vhost_create_") and error.is_errno(errno.EIO):
             text = f"the target cannot make a socket {record.id} in its vhost folder: it has a file there, or may not"
             return errors.FailedPrecondition(text, resource=record.name)

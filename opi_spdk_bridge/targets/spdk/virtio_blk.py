@@ -22,6 +22,8 @@ from opi_spdk_bridge.targets.spdk.underlying import handle, has_identity, requir
 from opi_spdk_bridge.targets.spdk.vhost import VhostSide
 
 _FIELD = "volume_name_ref"
+_ON_THE_BDEV = ("vhost_create_blk_controller", "bdev_set_qos_limit")
+"""Calls that the bdev decides on."""
 
 
 class VirtioBlkSide(VhostSide[VirtioBlk, Limited]):
@@ -85,8 +87,8 @@ class VirtioBlkSide(VhostSide[VirtioBlk, Limited]):
         return [*steps, *(self.host.plug(new, now, again=True) if moves else [])]
 
     async def diagnose(self, record: Record[VirtioBlk, Limited], failure: StepFailed) -> errors.BridgeError:
-        creating = isinstance(failure.error, SpdkError) and failure.error.method == "vhost_create_blk_controller"
-        blocked = await why_not_claimable(self.target, self.graph, record, _FIELD) if creating else None
+        on_bdev = isinstance(failure.error, SpdkError) and failure.error.method in _ON_THE_BDEV
+        blocked = await why_not_claimable(self.target, self.graph, record, _FIELD) if on_bdev else None
         return blocked or await super().diagnose(record, failure)
 
     async def measure(self, record: Record[VirtioBlk, Limited]) -> Counters:

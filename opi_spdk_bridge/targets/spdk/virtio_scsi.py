@@ -123,7 +123,8 @@ class VirtioScsiLunSide(SpdkSide[VirtioScsiLun, OnDevice, ScsiTarget]):
         numbers = [target.scsi_dev_num for target in device.scsi] if device is not None else []
         if record.previous is None and record.own.number in numbers:
             return Taken(f"{self._at(record)} is somebody else's", field="target_name_ref", values=numbers)
-        if device is None:
+        gone = isinstance(failure.error, SpdkError) and failure.error.gone  # it may have been restored by now
+        if gone or device is None:
             text = f"vhost device {record.own.ctrlr} is not on the target any more: the bridge will restore it"
             return errors.Aborted(text, field="target_name_ref")
         return failure.undiagnosed()

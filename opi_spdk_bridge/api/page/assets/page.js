@@ -4,57 +4,6 @@ const INTERVAL_MS = 2000;
 const ROWS = 100;
 const LONGEST_QUERY = 6000; // characters; a URL may have 8 Ki
 
-const TITLES = {
-  nvmeSubsystems: "NVMe subsystems",
-  virtioBlks: "Virtio-blk devices",
-  virtioScsiControllers: "Virtio-SCSI controllers",
-  virtioScsiTargets: "Virtio-SCSI targets",
-  virtioScsiLuns: "Virtio-SCSI LUNs",
-  mallocVolumes: "Malloc volumes",
-  nullVolumes: "Null volumes",
-  aioVolumes: "AIO volumes",
-  nvmeRemoteControllers: "Remote NVMe controllers",
-  encryptedVolumes: "Encrypted volumes",
-  qosVolumes: "QoS volumes",
-};
-
-// The value of an enum without the prefix of its names; "" where it is not set.
-const enumeration = (value, prefix) => {
-  const text = (value ?? "").replace(prefix, "");
-  return text === "UNSPECIFIED" ? "" : text;
-};
-const lower = (value, prefix) => enumeration(value, prefix).toLowerCase().replaceAll("_", " ");
-const pci = (id) => `PCI function ${id?.physicalFunction ?? 0}.${id?.virtualFunction ?? 0}`;
-const size = (volume) => bytes(Number(volume.blockSize ?? 0) * Number(volume.blocksCount ?? 0));
-const transport = (value) => enumeration(value, "NVME_TRANSPORT_TYPE_");
-
-// What a row says about a resource besides its ID, by kind.
-const FACTS = {
-  nvmeSubsystem: (r) => `${r.spec.nqn} · ${r.spec.hostnqn ? `host ${r.spec.hostnqn}` : "any host"}`,
-  nvmeController: ({ spec }) =>
-    `${transport(spec.trtype)} ${spec.fabricsId ? `${spec.fabricsId.traddr}:${spec.fabricsId.trsvcid}` : pci(spec.pcieId)}`,
-  nvmeNamespace: ({ spec }) => `NSID ${spec.hostNsid || "?"} on ${spec.volumeNameRef}`,
-  virtioBlk: (r) => `${pci(r.pcieId)} on ${r.volumeNameRef}`,
-  virtioScsiController: (r) => pci(r.pcieId),
-  virtioScsiLun: (r) => `${r.targetNameRef} on ${r.volumeNameRef}`,
-  mallocVolume: size,
-  nullVolume: size,
-  aioVolume: (r) => `${r.filename} · ${size(r)}`,
-  nvmeRemoteController: (r) => lower(r.multipath, "NVME_MULTIPATH_"),
-  nvmePath: (r) => `${transport(r.trtype)} ${r.traddr}${r.fabrics ? `:${r.fabrics.trsvcid} ${r.fabrics.subnqn}` : ""}`,
-  encryptedVolume: (r) => `${enumeration(r.cipher, "ENCRYPTION_TYPE_")} on ${r.volumeNameRef}`,
-  qosVolume: (r) => `on ${r.volumeNameRef}`,
-};
-
-// How a resource is, where its messages tell: [text, whether that is good].
-const STATES = {
-  nvmeController: ({ status }) => (status?.active ? ["active", true] : ["not active", false]),
-  nvmeNamespace: ({ status }) => {
-    const state = lower(status?.operState, "OPER_STATE_");
-    return state ? [state, state === "online"] : null;
-  },
-};
-
 const tree = document.getElementById("tree");
 const open = new Set(["nvmeSubsystems"]); // keys of groups and names of resources
 let rows = ROWS;
@@ -111,9 +60,9 @@ function nodeItem(node, path, level) {
   const id = node.name.slice(node.name.lastIndexOf("/") + 1);
   const kind = node.kind.replace(/[A-Z]/g, " $&").toLowerCase().replace("nvme", "NVMe");
   const parts = [element("span", "kind", kind), element("span", "name", id)];
-  parts.push(element("span", "facts", FACTS[node.kind]?.(node.resource)));
-  const told = STATES[node.kind]?.(node.resource);
-  if (told) parts.push(element("span", `state ${told[1] ? "good" : "bad"}`, `${told[1] ? "●" : "○"} ${told[0]}`));
+  parts.push(element("span", "facts", node.facts.join(" · ")));
+  const [mood, mark] = node.good ? ["good", "●"] : ["bad", "○"];
+  if (node.state) parts.push(element("span", `state ${mood}`, `${mark} ${node.state}`));
   parts.push(element("span", "rate", rate(node)));
   return item(path, node.name, level, parts, node.opens);
 }
@@ -137,8 +86,8 @@ function draw() {
   const hadFocus = tree.contains(document.activeElement);
   focused ??= state.groups[0]?.key;
   tree.replaceChildren(
-    ...state.groups.map(({ key, count }) => {
-      const parts = [element("span", "name", TITLES[key] ?? key), element("span", "facts", String(count))];
+    ...state.groups.map(({ key, title, count }) => {
+      const parts = [element("span", "name", title), element("span", "facts", String(count))];
       const made = item(key, key, 1, parts, true);
       if (open.has(key)) made.append(branch(key, key, 2));
       return made;
@@ -155,7 +104,9 @@ function draw() {
 function drawHead() {
   const { target } = state;
   document.getElementById("version").textContent = state.version;
-  const text = target.connected ? `${target.version} at ${target.address}` : `no target at ${target.address}`;
+  const text = target.connected
+    ? `${target.version} at ${target.address}`
+    : `the target at ${target.address} ${target.trouble}`;
   document.getElementById("target").textContent = text;
   document.getElementById("checks").replaceChildren(
     ...state.checks.map((check) => {

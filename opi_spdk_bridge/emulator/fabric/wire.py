@@ -8,12 +8,22 @@ hold the same key by an HMAC over a nonce.
 import asyncio
 import hashlib
 import hmac
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 NONCE_BYTES = 16
+COMMAND_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completed admin command: its status code and what it transferred to the host."""
+
+    status: int
+    data: bytes = b""
 
 
 def prove(key: bytes, nonce: str, purpose: str) -> str:

@@ -1,0 +1,1 @@
+"""What both sides of NVMe over Fabrics share: addresses, names, and what goes over the wire."""
