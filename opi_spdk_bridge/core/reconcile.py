@@ -102,6 +102,10 @@ class Reconciler:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
 
+    def target_went(self) -> None:
+        """No sweep has been completed on the next connection yet."""
+        self.swept.clear()
+
     def target_came(self) -> None:
         """Has everything looked at now: the target is new, or may have changed while it was away."""
         self._came = True

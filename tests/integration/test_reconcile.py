@@ -202,6 +202,22 @@ def test_a_target_that_dies_during_a_restore_gets_everything_back(start: Callabl
     assert_becomes(here.spdk, before)
 
 
+def test_a_target_that_has_come_back_is_not_ready_before_it_was_compared(start: Callable[..., Here]) -> None:
+    here = start(sweep_interval_s=HOUR_S)
+    assert isinstance(here.opi, Web)
+    http = here.opi.http
+    wait_until(lambda: http.get("/readyz").status_code == 200, "ready")
+    seen = len(here.opi.log)
+    with suspended(here.opi):
+        here.restart_target()
+        inject_fault(here.spdk, action="hold", method="nvmf_get_subsystems", count=1)
+    wait_until(lambda: "connected to SPDK" in here.opi.log[seen:], "it is connected again")
+    checks = http.get("/readyz").json()["checks"]
+    assert [check["name"] for check in checks if not check["ok"]] == ["first sweep done"]
+    here.spdk.rpc("emulator_clear_faults")
+    wait_until(lambda: http.get("/readyz").status_code == 200, "ready again")
+
+
 def test_data_that_a_malloc_volume_lost_is_said_loudly(start: Callable[..., Here]) -> None:
     here = start()
     here.world.malloc_volume("m0")

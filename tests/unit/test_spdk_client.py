@@ -30,7 +30,7 @@ def call(method: str = "echo", **params: Any) -> Call[Any]:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    async with scripted(connect_grace_s=HOUR_S, call_timeout_s=HOUR_S) as made:
+    async with scripted(connect_grace_s=HOUR_S, call_timeout_s=HOUR_S, silence_s=100 * HOUR_S) as made:
         yield made
 
 
