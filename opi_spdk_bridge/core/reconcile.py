@@ -102,8 +102,8 @@ class Reconciler:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
 
-    def target_went(self) -> None:
-        """No sweep has been completed on the next connection yet."""
+    def target_comes(self) -> None:
+        """No sweep has been completed on the connection that there is now; `target_came` follows."""
         self.swept.clear()
 
     def target_came(self) -> None:

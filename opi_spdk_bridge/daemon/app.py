@@ -294,9 +294,8 @@ async def _follow_target(core: _Core, server: GrpcServer) -> None:
     def tell() -> None:
         server.set_serving(core.client.connected)
         if core.client.connected:
+            core.reconciler.target_comes()
             came.set()
-        else:
-            core.reconciler.target_went()
 
     core.client.on_connected.append(tell)
     core.client.on_lost.append(tell)
