@@ -17,7 +17,6 @@ from tests.support.target import Emulator, Target, wait_until
 SUB = "nvmeSubsystems/sub"
 STRANGER = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000001"
 
-in_time = partial(wait_until, seconds=60)
 """A sweep rests 100 times as long as it takes, which on a busy machine is long."""
 
 
@@ -52,7 +51,7 @@ class Here:
     def swept(self) -> None:
         """Waits until a sweep has begun and ended."""
         before = self._looks()
-        in_time(lambda: self._looks() >= before + 3, "the target is swept")
+        wait_until(lambda: self._looks() >= before + 3, "the target is swept")
 
     def _looks(self) -> int:
         return int(self.spdk.rpc("emulator_call_counts")["calls"].get("nvmf_get_subsystems", 0))
@@ -79,7 +78,7 @@ def test_the_host_gets_in_after_every_restart_of_the_target(here: Here) -> None:
         assert gets_in(here.world, here.port, PSK)
         here.spdk.kill()
         here.spdk.start()
-        in_time(partial(gets_in, here.world, here.port, PSK), "the host gets in again")
+        wait_until(partial(gets_in, here.world, here.port, PSK), "the host gets in again")
     assert not gets_in(here.world, here.port, OTHER_PSK)
     assert not here.says("was not as asked"), "what a restart took is no drift"
 
@@ -107,7 +106,7 @@ def test_a_host_that_was_added_before_the_transport_is_added_anew(here: Here, tr
         here.spdk.rpc("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address, secure_channel=True)
         assert not gets_in(here.world, here.port, PSK), "the transport never got the key"
     here.opi.start()
-    in_time(partial(gets_in, here.world, here.port, PSK), "the host gets in")
+    wait_until(partial(gets_in, here.world, here.port, PSK), "the host gets in")
     assert here.hosts() == [HOST_NQN]
 
 
@@ -115,8 +114,8 @@ def test_a_host_that_somebody_has_added_anew_without_its_key_gets_it_back(here: 
     here.secure()
     here.spdk.rpc("nvmf_subsystem_remove_host", nqn=NQN, host=HOST_NQN)
     here.spdk.rpc("nvmf_subsystem_add_host", nqn=NQN, host=HOST_NQN)
-    in_time(partial(gets_in, here.world, here.port, PSK), "the host gets in")
-    in_time(lambda: here.says("was not as asked", "has not got the key of host"), "it is told")
+    wait_until(partial(gets_in, here.world, here.port, PSK), "the host gets in")
+    wait_until(lambda: here.says("was not as asked", "has not got the key of host"), "it is told")
 
 
 def test_a_host_that_is_connected_is_not_disturbed(here: Here) -> None:
@@ -127,7 +126,7 @@ def test_a_host_that_is_connected_is_not_disturbed(here: Here) -> None:
         here.swept()
         for key in here.spdk.rpc("keyring_get_keys"):  # the target goes on with what the host's entry has
             here.spdk.rpc("keyring_file_remove_key", name=key["name"])
-        in_time(lambda: here.says("was not as asked (the key is not in the keyring)"), "the key is put back")
+        wait_until(lambda: here.says("was not as asked (the key is not in the keyring)"), "the key is put back")
         here.swept()
         assert here.spdk.rpc("nvmf_subsystem_get_controllers", nqn=NQN) == before
         assert here.world.far.remote_controller("host") is not None
@@ -138,10 +137,10 @@ def test_a_key_file_that_is_gone_or_another_is_written_again(here: Here) -> None
     here.secure()
     (file,) = (Path(key["path"]) for key in here.spdk.rpc("keyring_get_keys"))
     file.write_text(OTHER_PSK)
-    in_time(lambda: file.exists() and file.read_text() == PSK, "it holds the key again")
+    wait_until(lambda: file.exists() and file.read_text() == PSK, "it holds the key again")
     file.unlink()
-    in_time(file.exists, "it is there again")
-    in_time(lambda: here.says("was not as asked (the key's file is missing)"), "it is told")
+    wait_until(file.exists, "it is there again")
+    wait_until(lambda: here.says("was not as asked (the key's file is missing)"), "it is told")
 
 
 # Other hosts
@@ -152,8 +151,8 @@ def test_a_host_that_nobody_asked_for_is_taken_off_and_told(here: Here, asked: s
     here.world.subsystem(hostnqn=asked)
     here.world.controller("c0", here.port)
     here.spdk.rpc("nvmf_subsystem_add_host", nqn=NQN, host=STRANGER)
-    in_time(lambda: here.hosts() == [asked or "any"], "only that is left")
-    in_time(lambda: here.says(SUB, f"was not as asked (host {STRANGER} may connect)"), "it is told")
+    wait_until(lambda: here.hosts() == [asked or "any"], "only that is left")
+    wait_until(lambda: here.says(SUB, f"was not as asked (host {STRANGER} may connect)"), "it is told")
     assert gets_in(here.world, here.port, host=STRANGER) is not bool(asked)
 
 
@@ -199,7 +198,7 @@ def test_a_subsystem_that_is_gone_or_anothers_is_not_updated(own: Bridge, spdk: 
     problem = failing(lambda: world.update("NvmeSubsystem", moved, "spec.hostnqn"))
     assert problem.code == "ABORTED"
     assert f"subsystem {NQN} is not on the target" in problem.message
-    in_time(lambda: spdk.subsystem(NQN) is not None, "it is put back")
+    wait_until(lambda: spdk.subsystem(NQN) is not None, "it is put back")
     spdk.rpc("nvmf_delete_subsystem", nqn=NQN)
     spdk.rpc("nvmf_create_subsystem", nqn=NQN, serial_number="THEIRS")
     problem = failing(lambda: world.update("NvmeSubsystem", moved, "spec.hostnqn"))

@@ -18,7 +18,7 @@ from tests.support.bridge import CallError
 from tests.support.patience import HOUR_S, PATIENCE_S
 from tests.support.target import Emulator, wait_until
 
-SILENCE_S = 0.6
+SILENCE_S = 2.0  # longer than a busy machine takes for an answer
 VOLUME = {"block_size": 512, "blocks_count": 64}
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -79,7 +79,7 @@ def test_reads_are_answered_at_once(daemon: Web, spdk: Emulator) -> None:
         for _ in range(50):
             assert daemon.call("GetNullVolume", {"name": "nullVolumes/there"})["blocks_count"] == "64"
             assert len(daemon.call("ListNullVolumes")["null_volumes"]) == 1
-        assert time.monotonic() - began < 50, "each would have waited 2 s for the target"
+        assert time.monotonic() - began < 100, "each would have waited 2 s for the target"
 
 
 def test_changes_are_refused_and_nothing_of_them_is_sent(daemon: Web, spdk: Emulator) -> None:
@@ -107,7 +107,7 @@ def test_changes_are_refused_and_nothing_of_them_is_sent(daemon: Web, spdk: Emul
 def test_what_was_under_way_when_it_began_to_hang_is_finished_by_itself(daemon: Web, spdk: Emulator) -> None:
     with spdk.hung():
         with pytest.raises(CallError) as given_up:
-            create(daemon, "given-up", timeout_s=0.2)
+            create(daemon, "given-up", timeout_s=SILENCE_S / 2)
         assert given_up.value.code == "DEADLINE_EXCEEDED"
         answers: list[Any] = []
         patient = threading.Thread(target=lambda: answers.append(create(daemon, "patient")))
@@ -160,7 +160,7 @@ def test_a_slow_call_is_no_silence_where_nothing_else_is_asked(tmp_path: Path, s
     with web(tmp_path, spdk=spdk.socket, state="memory:", **flags) as daemon:
         wait_until(lambda: ready(daemon), "ready")
         with slow_call(daemon, spdk):
-            wait_until(lambda: counted(spdk, "spdk_get_version") > 5, "it was asked again and again whether it answers")
+            wait_until(lambda: counted(spdk, "spdk_get_version") > 2, "it was asked again and again whether it answers")
             assert ready(daemon)
         assert "does not answer" not in daemon.log
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ def rewrite(state: str, change: Callable[[Record], None]) -> None:
     asyncio.run(work())
 
 
-in_time = partial(wait_until, seconds=60)
 """A sweep rests 100 times as long as it takes, which on a busy machine is long."""
 
 
@@ -71,7 +69,7 @@ def test_a_listener_on_a_port_with_zeros_stays_as_it_is_and_can_be_deleted(world
         endpoint = {"trtype": made["spec"]["trtype"], "fabrics_id": {**fabrics(world.ports[0]), "trsvcid": zeros}}
         assert world.make("NvmeController", "c0", {"spec": endpoint}, "nvmeSubsystems/sub") == made
         world.update("NvmeController", {"name": CONTROLLER, "spec": {"max_nsq": 5}}, "spec.max_nsq")
-        in_time(lambda: bridge.log.count("swept") >= 2, "the target is swept")
+        wait_until(lambda: bridge.log.count("swept") >= 2, "the target is swept")
         assert [call for call in world.asked() if "listener" in call] == []
         assert world.listeners() == [("127.0.0.1", zeros, False)]
         world.delete("NvmeController", CONTROLLER)
@@ -102,8 +100,8 @@ def test_keys_with_a_newline_lose_it_and_work(world: World, tmp_path: Path) -> N
 
         rewrite(f"sqlite:{tmp_path}/state.sqlite", end)
         bridge.start()
-        in_time(lambda: [_text(file) for file in files] == [PSK, PSK], "the keys' files have the keys alone")
-        in_time(lambda: gets_in(world, world.ports[0], PSK), "the host gets in")
+        wait_until(lambda: [_text(file) for file in files] == [PSK, PSK], "the keys' files have the keys alone")
+        wait_until(lambda: gets_in(world, world.ports[0], PSK), "the host gets in")
         world.subsystem(hostnqn=HOST_NQN, psk=psk())
         world.remote_controller(tcp={"psk": psk()})
 
@@ -125,7 +123,7 @@ def test_controllers_of_before_get_their_discovery_listeners(world: World, tmp_p
 
         rewrite(f"sqlite:{tmp_path}/state.sqlite", forget)
         bridge.start()
-        in_time(lambda: world.target.discovery_listeners() == [address], "hosts can discover")
+        wait_until(lambda: world.target.discovery_listeners() == [address], "hosts can discover")
         for name in ("one", "two"):
             assert world.target.discovery_listeners() == [address]
             world.delete("NvmeController", f"nvmeSubsystems/{name}/nvmeControllers/c0")

@@ -183,7 +183,7 @@ def test_a_base_of_the_bridges_own_comes_back_by_itself(world: World) -> None:
     world.delete("EncryptedVolume", ENC)
     assert len(keys(world)) == 1
     world.target.rpc("emulator_clear_faults")
-    wait_until(lambda: nothing_left(world), "the base was restored, and vbdev and key are gone", 30)
+    wait_until(lambda: nothing_left(world), "the base was restored, and vbdev and key are gone")
     world.subsystem()
     assert world.namespace("n0", "mine")
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import NQN, World, collection, failing, free_ports, pci
+from tests.support.patience import PATIENCE_S
 from tests.support.program import started
 from tests.support.target import Emulator, Target, emulator, real_target, wait_until
 
@@ -82,7 +83,9 @@ class TestVhost:
         flags = ("--socket", f"127.0.0.1:{port}", "--vhost-dir", str(folder))
         target = started("emulate", *flags, log=tmp_path / "target.log")
         try:
-            with KeptBridge(tmp_path, spdk=f"127.0.0.1:{port}", connect_grace_s=20, sweep_interval_s=3600) as daemon:
+            with KeptBridge(
+                tmp_path, spdk=f"127.0.0.1:{port}", connect_grace_s=PATIENCE_S, sweep_interval_s=3600
+            ) as daemon:
                 world = World(daemon, Target(""), tmp_path, lambda: Target(""), [])
                 world.null_volume("vol")
                 problem = failing(lambda: world.make(noun, "123456789", DEVICES[noun]))
@@ -95,7 +98,7 @@ class TestVhost:
                 world.delete(noun, made)
         finally:
             target.terminate()
-            target.wait(20)
+            target.wait(PATIENCE_S)
 
     def test_the_folder_of_a_target_that_was_restarted_is_learnt_anew(
         self, world: World, own: Emulator, tmp_path: Path, noun: str

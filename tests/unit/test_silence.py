@@ -11,7 +11,7 @@ import pytest
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.spdk.client import Call, Client
 from tests.support.clock import Clock
-from tests.support.patience import HOUR_S
+from tests.support.patience import HOUR_S, PATIENCE_S
 
 from .fakes import spin
 from .scripted_target import ScriptedTarget, scripted, until
@@ -126,4 +126,4 @@ async def test_a_silence_ends_with_the_connection(pair: Pair, told: list[str], c
     await until(lambda: client.connected)
     assert told == ["lost", "lost", "connected"]
     assert client.connections == 2
-    await asyncio.wait_for(client.ready(), 1)
+    await asyncio.wait_for(client.ready(), PATIENCE_S)
