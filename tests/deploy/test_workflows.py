@@ -89,9 +89,8 @@ def test_the_guide_to_a_new_kind_names_what_there_is() -> None:
     for path in re.findall(r"`((?:opi_spdk_bridge|tests|docs)/[\w/]+\.\w+)`", text):
         assert (ROOT / path).exists() or "foo_volume" in path, path
     assert all(hasattr(resources, name) for name in re.findall(r"`(_[A-Z]+)`", text))
-    base = (ROOT / "opi_spdk_bridge" / "kinds" / "base.py").read_text() + (
-        ROOT / "opi_spdk_bridge" / "core" / "kind.py"
-    ).read_text()
+    package = ROOT / "opi_spdk_bridge"
+    bases = "".join((package / file).read_text() for file in ("core/kind.py", "core/side.py", "targets/spdk/base.py"))
     table = text[text.index("| say | where |") : text.index("A `Step` is")]
-    for name in re.findall(r"`(\w+)`", table):
-        assert re.search(rf"(def {name}\(|^    {name}: ClassVar)", base, re.MULTILINE), name
+    for name in re.findall(r"`([a-z_]+)`", table):
+        assert re.search(rf"(def {name}\(|^    {name}: ClassVar)", bases, re.MULTILINE), name
