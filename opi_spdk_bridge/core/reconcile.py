@@ -102,10 +102,6 @@ class Reconciler:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
 
-    def target_comes(self) -> None:
-        """No sweep has been completed on the connection that there is now; `target_came` follows."""
-        self.swept.clear()
-
     def target_came(self) -> None:
         """Has everything looked at now: the target is new, or may have changed while it was away."""
         self._came = True
@@ -316,7 +312,7 @@ class Reconciler:
     def _count_loss(self, record: AnyRecord, presence: Presence) -> None:
         if presence is Presence.ABSENT and self._registry[record.kind].kind.volatile:
             self.tally.data_losses += 1
-            log.error("%s: DATA LOST: its volume came back empty, it lived in the target's memory", record.name)
+            log.error("%s: DATA LOST: its volume was made again, empty: its data went with the one before", record.name)
 
     def _failed(self, name: str, problem: Exception) -> None:
         self._verified.discard(name)

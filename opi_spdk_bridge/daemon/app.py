@@ -294,7 +294,7 @@ async def _follow_target(core: _Core, server: GrpcServer) -> None:
     def tell() -> None:
         server.set_serving(core.client.connected)
         if core.client.connected:
-            core.reconciler.target_comes()
+            core.reconciler.swept.clear()  # at once: it has not been compared since, and looking around takes time
             came.set()
 
     core.client.on_connected.append(tell)

@@ -52,7 +52,11 @@ class Faults:
 
     def layer(self, name: str, params: Any, below: Handler) -> Any:
         fault = self._next(name)
-        return below(name, params) if fault is None else self._struck(fault, name, params, below)
+        if fault is None:
+            return below(name, params)
+        if fault.when == "before":
+            self._end(fault)  # at once, as a target reads no call behind one at which it, or its connection, ends
+        return self._struck(fault, name, params, below)
 
     async def _struck(self, fault: Fault, name: str, params: Any, below: Handler) -> Any:
         if fault.when == "before":
@@ -63,16 +67,21 @@ class Faults:
         return answer
 
     async def _strike(self, fault: Fault) -> None:
+        self._end(fault)
         if fault.action == "delay":
             await asyncio.sleep(fault.delay_ms / 1000)
         elif fault.action == "hold":
             await self._cleared.wait()
-        elif fault.action == "die":
-            os._exit(CRASH_STATUS)
-        elif fault.action == "drop":
-            raise HangUpError
         else:
             raise RpcError(fault.code, fault.message)
+
+    @staticmethod
+    def _end(fault: Fault) -> None:
+        """The faults that end the target or the connection."""
+        if fault.action == "die":
+            os._exit(CRASH_STATUS)
+        if fault.action == "drop":
+            raise HangUpError
 
     def _next(self, method: str) -> Fault | None:
         """The fault that strikes this call, if one does; it counts."""

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import threading
 import time
 
+from opi_spdk_bridge.spdk import methods
 from tests.chaos.ledger import Ledger
 from tests.chaos.processes import ChaosBridge, ChaosEmulator
 from tests.support.patience import PATIENCE_S
 
 _RECOVERY_LIMIT_S = PATIENCE_S
-_MUTATIONS = (
-    "bdev_null_create", "bdev_null_delete", "bdev_null_resize", "bdev_malloc_create", "bdev_malloc_delete",
-    "bdev_aio_create", "bdev_aio_delete", "bdev_crypto_create", "bdev_crypto_delete", "accel_crypto_key_create",
-    "accel_crypto_key_destroy", "bdev_set_qos_limit", "nvmf_create_subsystem", "nvmf_delete_subsystem",
-    "nvmf_subsystem_add_host", "nvmf_subsystem_remove_host", "nvmf_subsystem_add_ns", "nvmf_subsystem_remove_ns",
-    "nvmf_subsystem_add_listener", "nvmf_subsystem_remove_listener", "nvmf_subsystem_allow_any_host",
-    "keyring_file_add_key", "keyring_file_remove_key", "vhost_create_blk_controller", "vhost_create_scsi_controller",
-    "vhost_delete_controller", "vhost_scsi_controller_add_target", "vhost_scsi_controller_remove_target",
-    "bdev_nvme_attach_controller", "bdev_nvme_detach_controller",
-)  # fmt: skip
+_CALLS = [name for name, each in inspect.getmembers(methods, inspect.isfunction) if each.__module__ == methods.__name__]
 _DIE = 0.3  # so many of the target's deaths are in the middle of a call
 
 
@@ -34,6 +27,7 @@ class Disturbance:
         self._killing = random.Random(f"{seed} kills")
         self._faulting = random.Random(f"{seed} faults")
         self._pause_s = pause_s
+        self._mutations = [name for name in _CALLS if name in target.methods and "_get_" not in name]
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(work,)) for work in (self._kill, self._fault)]
         self.broken: list[BaseException] = []
@@ -123,7 +117,7 @@ class Disturbance:
         if self._stop.wait(self._faulting.uniform(0.05, 0.6)):
             return
         kind = self._faulting.choice(["delay", "delay", "error", "error", "drop"])
-        method = self._faulting.choice(["*", self._faulting.choice(_MUTATIONS)])
+        method = self._faulting.choice(["*", self._faulting.choice(self._mutations)])
         when = self._faulting.choice(["before", "after"])
         fault: dict[str, object] = {"action": kind, "method": method, "count": 1, "when": when}
         if kind == "delay":
@@ -133,7 +127,7 @@ class Disturbance:
             fault |= {"delay_ms": self._faulting.randint(10, 400), "count": self._faulting.randint(1, 5)}
         elif kind == "error":  # only of calls that change something, and only in place of carrying them out
             code = self._faulting.choice([-32603, -12, -5, -11])
-            fault |= {"method": self._faulting.choice(_MUTATIONS), "when": "before", "code": code}
+            fault |= {"method": self._faulting.choice(self._mutations), "when": "before", "code": code}
             fault |= {"message": "Injected fault"}
         self._ledger.disturbed_at = time.monotonic()
         if self._target.fault(**fault):

@@ -383,8 +383,9 @@ class TestEmulate:
         flags = ["--socket", str(socket), "-c", str(tmp_path / "config.json")]
         process = started("emulate", *flags, log=tmp_path / "target.log")
         try:
-            wait_until(socket.exists, "the emulator listens")
-            wait_until(lambda: Target(str(socket)).bdev("M0") is not None, "the configuration is loaded")
+            target = Target(str(socket))
+            wait_until(target.answers, "the emulator listens")  # its socket is there a moment before
+            wait_until(lambda: target.bdev("M0") is not None, "the configuration is loaded")
         finally:
             process.terminate()
             assert process.wait(PATIENCE_S) == 0

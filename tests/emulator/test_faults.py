@@ -64,6 +64,16 @@ def test_the_connection_drops(target: EmulatedTarget, when: str, executed: bool)
     assert exists(target.client, "n0") is executed
 
 
+def test_what_was_sent_behind_a_call_that_was_not_read_is_not_read_either(target: EmulatedTarget) -> None:
+    client = target.connect()
+    client.call("emulator_inject_fault", method="bdev_null_create", action="drop", count=1)
+    volumes = [{"name": name, "block_size": 512, "num_blocks": 8} for name in ("n0", "n1")]
+    client.send(b"".join(client.encode("bdev_null_create", volume) for volume in volumes))
+    assert client.read() is None
+    client.close()
+    assert not exists(target.client, "n1")
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_target_dies(target: EmulatedTarget, when: str) -> None:
     target.client.call("emulator_inject_fault", action="die", when=when)

@@ -1,4 +1,4 @@
-"""64 clients at once: only documented errors, nothing left over, and each name as if its requests came in a row."""
+"""Many clients at once: only documented errors, nothing left over, and each name as if its requests came in a row."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.kinds.case import Case, at, put
+from tests.kinds.cases import CASES
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import World, pci
 from tests.support.bridge import CallError, Client
@@ -21,6 +23,8 @@ from tests.support.target import Target
 
 CLIENTS = 64
 NAMES = 4
+ON_ONE_NAME = 16
+_every_kind = pytest.mark.parametrize("case", CASES, ids=[case.noun for case in CASES])
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,20 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[KeptBridge
 
 
 @pytest.fixture
-def world(daemon: list[KeptBridge], target: Target, tmp_path: Path) -> Iterator[World]:
+def world(daemon: list[KeptBridge], target: Target, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     """A bridge on the target, both empty before and after."""
     if not daemon:
         daemon.append(KeptBridge(tmp_path, spdk=target.socket))
         daemon[0].start()
-    here = World(daemon[0], target, tmp_path, lambda: target)
+    here = World(daemon[0], target, tmp_path, lambda: request.getfixturevalue("far"))
     yield here
     here.clear()
     assert here.leftovers() == {}
 
 
-def _at_once(address: str, work: Callable[[int, Client], Any]) -> list[Any]:
-    """Runs `work` for 64 clients, each with a connection of its own, all starting together."""
-    gate = threading.Barrier(CLIENTS)
+def _at_once(address: str, work: Callable[[int, Client], Any], clients: int = CLIENTS) -> list[Any]:
+    """Runs `work` for so many clients, each with a connection of its own, all starting together."""
+    gate = threading.Barrier(clients)
 
     def run(number: int) -> Any:
         client = Client(address)
@@ -66,8 +70,8 @@ def _at_once(address: str, work: Callable[[int, Client], Any]) -> list[Any]:
         finally:
             client.close()
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return list(pool.map(run, range(CLIENTS)))
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(run, range(clients)))
 
 
 def _outcome(call: Callable[[], dict[str, Any]]) -> str:
@@ -150,16 +154,20 @@ def test_of_clients_after_one_thing_exactly_one_gets_it(world: World) -> None:
     assert set(outcomes) == {"OK", "FAILED_PRECONDITION"}
 
 
-def test_equal_creates_are_one(world: World) -> None:
-    answers = _at_once(
-        _address(world),
-        lambda _number, client: client.call(
-            "CreateNullVolume",
-            {"null_volume_id": "one", "null_volume": {"block_size": 512, "blocks_count": 2048}},
-        ),
-    )
+@_every_kind
+def test_equal_creates_are_one(world: World, case: Case) -> None:
+    case.prepare(world)
+    wanted, before = case.wanted(world, 0), world.target.inventory()
+
+    def create(_number: int, client: Client) -> dict[str, Any]:
+        mine = World(client, world.target, world.folder, world.far_target, world.ports)
+        return mine.make(case.noun, "x0", wanted, case.parent)
+
+    answers = _at_once(_address(world), create)
     assert all(answer == answers[0] for answer in answers)
-    assert world.target.inventory()["bdevs"] == ["one"]
+    assert [item["name"] for item in world.all(case.noun, case.parent)] == [case.name()]
+    more = {sort: len(names) - len(before[sort]) for sort, names in world.target.inventory().items()}
+    assert max(more.values()) <= 1, more
 
 
 def test_requests_on_one_name_are_as_if_they_came_one_after_the_other(world: World) -> None:
@@ -183,6 +191,43 @@ def test_requests_on_one_name_are_as_if_they_came_one_after_the_other(world: Wor
     for name, events in history.items():
         assert len(events) > CLIENTS // NAMES
         assert _linearizable(tuple(sorted(events, key=lambda event: event.sent))), f"{name}: {events}"
+
+
+@_every_kind
+def test_requests_on_one_name_of_any_kind_are_as_if_they_came_one_after_the_other(world: World, case: Case) -> None:
+    """The same with the two resources that a `Case` tells apart by one field."""
+    case.prepare(world)
+    path, value = case.different(world)
+    wanted = {"one": case.wanted(world, 0), "other": put(case.wanted(world, 0), path, value)}
+    events: list[Event] = []
+    guard = threading.Lock()
+
+    def play(number: int, client: Client) -> None:
+        mine, choose = World(client, world.target, world.folder, world.far_target, world.ports), random.Random(number)
+        for _ in range(4):
+            verb, which = choose.choice(("create", "create", "delete", "get")), choose.choice(("one", "other"))
+            sent = time.monotonic()
+            try:
+                answer = _ask(mine, case, verb, wanted[which])
+                same = at(answer, path) == at(wanted["other"], path)
+                outcome = "OK" if verb == "delete" else "other" if same else "one"
+            except CallError as problem:
+                outcome = problem.code
+            told = f"create {which}" if verb == "create" else verb
+            with guard:
+                events.append(Event(sent, time.monotonic(), told, outcome))
+
+    _at_once(_address(world), play, ON_ONE_NAME)
+    assert _linearizable(tuple(sorted(events, key=lambda event: event.sent))), events
+
+
+def _ask(world: World, case: Case, verb: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    if verb == "create":
+        return world.make(case.noun, "x0", wanted, case.parent)
+    if verb == "get":
+        return world.get(case.noun, case.name())
+    world.delete(case.noun, case.name())
+    return {}
 
 
 def _call(client: Client, verb: str, name: str, size: int) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -150,17 +148,6 @@ def assert_becomes(target: Target, wanted: dict[str, Any], seconds: float = PATI
         assert seen[part] == state, part
 
 
-@contextlib.contextmanager
-def suspended(daemon: Bridge) -> Iterator[None]:
-    """The bridge stands still meanwhile."""
-    assert daemon._process is not None
-    daemon._process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        daemon._process.send_signal(signal.SIGCONT)
-
-
 def events(log: str, part: str) -> list[str]:
     """The lines of the log that contain a text."""
     return [line for line in log.splitlines() if part in line]
@@ -194,7 +181,7 @@ def test_a_target_that_dies_during_a_restore_gets_everything_back(start: Callabl
     here = start()
     populate(here.world)
     before = picture(here.spdk)
-    with suspended(here.opi):
+    with here.opi.suspended():
         here.restart_target()
         inject_fault(here.spdk, action="die", method="nvmf_subsystem_add_ns", when="after", count=1)
     wait_until(lambda: not here.spdk.running, "the target has died")

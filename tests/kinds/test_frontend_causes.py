@@ -111,7 +111,7 @@ def test_a_socket_path_that_is_too_long_is_said_to_be_that(spdk: Emulator, tmp_p
         problem = failing(lambda: world.make("NvmeController", "pcie", {"spec": PCIE}, SUB))
     assert problem.code == "FAILED_PRECONDITION"
     assert f"{folder}/vfio-user/pf1/cntrl has" in problem.message
-    assert "give a shorter --spdk-shared-dir" in problem.message
+    assert "give a shorter folder with --spdk-shared-dir" in problem.message
 
 
 # Listeners

@@ -181,7 +181,9 @@ def test_limits_that_the_target_has_not_are_refused(volumes: World, more: dict[s
 
 def test_max_io_qps_is_kept_and_can_be_updated(volumes: World) -> None:
     assert blk(volumes, max_io_qps=4)["max_io_qps"] == "4"
-    volumes.quiet()
-    assert volumes.update("VirtioBlk", {"name": BLK, "max_io_qps": 8})["max_io_qps"] == "8"
-    assert volumes.get("VirtioBlk", BLK)["max_io_qps"] == "8"
-    assert volumes.asked() == []
+
+    def change() -> None:
+        assert volumes.update("VirtioBlk", {"name": BLK, "max_io_qps": 8})["max_io_qps"] == "8"
+        assert volumes.get("VirtioBlk", BLK)["max_io_qps"] == "8"
+
+    assert volumes.undisturbed(change) == []

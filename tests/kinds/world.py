@@ -228,6 +228,20 @@ class World:
         calls = self.target.rpc("emulator_call_counts")["calls"]
         return sorted(method for method in calls if "_get" not in method)
 
+    def undisturbed(self, act: Callable[[], None]) -> list[str]:
+        """What an emulated target was asked to change by `act`, which is repeated while the bridge has other work, too.
+
+        So it has after a test: limits of what was deleted are to be lifted when a sweep finds that their bdev is gone.
+        """
+        asked: list[str] = []
+        for _ in range(5):
+            self.quiet()
+            act()
+            asked = self.asked()
+            if not asked:
+                break
+        return asked
+
     def io(self, bdev: str) -> AbstractContextManager[Io]:
         """A way to do I/O on a bdev of the target; not on one that a vhost device has, unless it is emulated."""
         return io_on(self.target, self.far_target, bdev)

@@ -146,6 +146,16 @@ class Bridge(Client):
         self.stop()
         self.start()
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """It stands still meanwhile."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     @property
     def running(self) -> bool:
         """Whether the process is there."""

@@ -38,6 +38,13 @@ class Target:
     def __init__(self, path: str) -> None:
         self.socket = path
 
+    def answers(self) -> bool:
+        """Whether it can be asked."""
+        try:
+            return bool(self.rpc("spdk_get_version"))
+        except OSError:
+            return False
+
     def rpc(self, method: str, /, **params: Any) -> Any:
         """The result of one call; raises RpcError."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
@@ -191,10 +198,7 @@ class Emulator(Target):
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise AssertionError(f"the emulator ended at its start: {self.log}")
-        try:
-            return bool(self.rpc("spdk_get_version"))
-        except OSError:
-            return False
+        return self.answers()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ends it with that signal; the state is gone."""

@@ -143,11 +143,11 @@ class ScriptedTarget:
 
 @asynccontextmanager
 async def scripted(**client_options: Any) -> AsyncIterator[tuple[ScriptedTarget, Client]]:
-    """A scripted target with a client connected to it."""
+    """A scripted target with a client connected to it, which takes no silence for one unless it is told to."""
     with tempfile.TemporaryDirectory() as folder:
         target = ScriptedTarget(Path(folder) / "spdk.sock")
         await target.listen()
-        client = Client(str(target.path), **client_options)
+        client = Client(str(target.path), **{"silence_s": 1000 * HOUR_S, **client_options})
         await client.start()
         await client.ready(PATIENCE_S)
         try:

@@ -103,6 +103,7 @@ class Connection:
         self._reader = reader
         self._writer = writer
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._ended = False
         self._sent = 0
         self._admin_sent = _commands_to_attach(data, len(namespaces))
         self._connected_at = time.monotonic()
@@ -119,23 +120,30 @@ class Connection:
                 on_namespaces()
             elif message.get("id") in self._waiting:
                 self._waiting.pop(message["id"]).set_result(message)
-        self._fail_waiting()
+        self._end()
         on_lost()
 
-    def _fail_waiting(self) -> None:
+    def _end(self) -> None:
+        """Nothing is sent any more, and what was not answered has failed."""
+        self._ended = True
         for future in self._waiting.values():
             if not future.done():
                 future.set_result({"failed": True})
         self._waiting.clear()
 
     def set_io_qpairs(self, count: int) -> None:
-        wire.send(self._writer, {"io_qpairs": count})
+        self._tell({"io_qpairs": count})
 
     def account(self, nsid: int, kind: str, ops: int, size_bytes: int, latency_ticks: int) -> None:
         """Has the other side count I/O that this side only pretends to do."""
         message = {"kind": kind, "ops": ops, "size_bytes": size_bytes, "latency_ticks": latency_ticks}
         self._sent += 1
-        wire.send(self._writer, {"io": "account", "id": self._sent, "nsid": nsid, **message})
+        self._tell({"io": "account", "id": self._sent, "nsid": nsid, **message})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Sends what nobody waits for the answer to."""
+        if not self._ended:
+            wire.send(self._writer, message)
 
     async def read(self, nsid: int, offset: int, length: int) -> bytes:
         answer = await self._io({"io": "read", "nsid": nsid, "offset": offset, "length": length})
@@ -160,7 +168,9 @@ class Connection:
         return Completion(answer["status"], bytes.fromhex(answer["data"]))
 
     async def _io(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Raises OSError EIO."""
+        """Raises OSError EIO, also once the connection is ending."""
+        if self._ended:
+            raise errno_error(EIO)
         self._sent += 1
         answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[self._sent] = answered
@@ -174,7 +184,7 @@ class Connection:
         """Disconnects, and waits until the other side has seen it."""
         if self._task is not None:
             self._task.cancel()
-        self._fail_waiting()
+        self._end()
         with contextlib.suppress(OSError):
             if self._writer.can_write_eof():
                 self._writer.write_eof()

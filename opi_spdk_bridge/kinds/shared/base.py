@@ -23,7 +23,7 @@ class ContractKind(Kind[M, P], Generic[M, P]):
 
     def follow(self, own: P, was: Volume, now: Volume) -> P:
         if isinstance(own, OnVolume) and (own.bdev, own.volume_uuid) == (was.bdev, was.identity):
-            return replace(own, volume_uuid=now.identity)
+            return replace(own, bdev=now.bdev, volume_uuid=now.identity)
         return own
 
 

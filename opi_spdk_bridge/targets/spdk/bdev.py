@@ -23,10 +23,14 @@ from opi_spdk_bridge.targets.spdk.claims import why_not_removable
 
 
 class BdevSide(SpdkSide[M, P, Bdev], Generic[M, P]):
-    """A volume that is a bdev named by its ID."""
+    """A volume that is a bdev; named by its ID unless `handle` and `bdev` say otherwise."""
 
     async def look(self, record: Record[M, P], view: View) -> Bdev | None:
-        return await view.bdev(record.object_name)
+        return await view.bdev(self.handle(record))
+
+    def handle(self, record: Record[M, P]) -> str:
+        """What the target is asked for to see the bdev: its name, or an alias that is known before it is made."""
+        return record.object_name
 
     @abstractmethod
     def ours(self, record: Record[M, P], seen: Bdev) -> bool:
@@ -51,7 +55,7 @@ class BdevSide(SpdkSide[M, P, Bdev], Generic[M, P]):
     async def unused(self, record: Record[M, P]) -> Bdev | None:
         """What stands in the record's place; raises FailedPrecondition where something has the record's bdev open."""
         view = self.target.view()
-        seen, devices = await asyncio.gather(view.bdev(record.object_name), view.vhosts())
+        seen, devices = await asyncio.gather(view.bdev(self.handle(record)), view.vhosts())
         if seen is not None and self.ours(record, seen):
             blocked = why_not_removable(self.graph, [seen], devices)
             if blocked is not None:

@@ -10,10 +10,9 @@ from opi_spdk_bridge.core.record import Record
 from opi_spdk_bridge.kinds.nvme_controller import ControllerOwn
 from opi_spdk_bridge.kinds.shared.addresses import FABRICS, FAMILIES, is_pcie, socket_folder
 from opi_spdk_bridge.pb.storage.frontend_nvme_pb2 import NvmeController
-from opi_spdk_bridge.sockets import too_long
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import ListenAddress, Subsystem
-from opi_spdk_bridge.spdk.shared import SharedFolder
+from opi_spdk_bridge.spdk.shared import VFIO_USER_SOCKET, SharedFolder
 
 MOST_LISTENERS = 16  # of a subsystem (NVMF_MAX_LISTENERS_PER_SUBSYSTEM)
 
@@ -71,9 +70,6 @@ def why_not_listening(error: SpdkError, address: ListenAddress, subsystem: Subsy
 
 
 def _why_no_socket(folder: str) -> errors.BridgeError:
-    path = f"{folder}/cntrl"
-    wrong = too_long(path)
-    if wrong:
-        return errors.FailedPrecondition(f"{wrong}: give a shorter --spdk-shared-dir")
+    path = f"{folder}/{VFIO_USER_SOCKET}"
     text = f"the target cannot make the socket {path}: it does not see the folder there, or may not write to it"
     return errors.FailedPrecondition(f"{text} (--spdk-shared-dir BRIDGE_PATH:TARGET_PATH says where it has the folder)")
