@@ -195,7 +195,7 @@ def test_a_target_that_has_come_back_is_not_ready_before_it_was_compared(start: 
     http = here.opi.http
     wait_until(lambda: http.get("/readyz").status_code == 200, "ready")
     seen = len(here.opi.log)
-    with suspended(here.opi):
+    with here.opi.suspended():
         here.restart_target()
         inject_fault(here.spdk, action="hold", method="nvmf_get_subsystems", count=1)
     wait_until(lambda: "connected to SPDK" in here.opi.log[seen:], "it is connected again")
