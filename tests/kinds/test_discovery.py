@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.kinds.daemon import KeptBridge
 from tests.kinds.world import HOST_NQN, NQN, World, fabrics, failing, gets_in, pci, psk
-from tests.support.target import DISCOVERY_NQN, Target
+from tests.support.bridge import CallError
+from tests.support.target import DISCOVERY_NQN, Target, wait_until
 
 SUB = "nvmeSubsystems/sub"
 
@@ -167,6 +169,34 @@ def test_a_controller_that_cannot_be_had_leaves_no_discovery_listener(frail: Wor
     frail.target.rpc("emulator_inject_fault", method="nvmf_subsystem_add_listener", **fault)
     assert failing(lambda: frail.controller("c0", frail.ports[0])).code == "FAILED_PRECONDITION"
     assert discovery(frail.target) == [str(frail.ports[0])]
+
+
+@pytest.mark.parametrize("before", ["without a key", "with a key"])
+def test_it_goes_with_its_controller_while_its_subsystem_changes(frail: World, before: str) -> None:
+    """A change of the key that cannot come to its end: the address is plain before it, or after it."""
+    has = {} if before == "without a key" else {"psk": psk()}
+    wanted = {"psk": psk()} if not has else {}
+    frail.subsystem(hostnqn=HOST_NQN, **has)
+    name = frail.controller("c0", frail.ports[0])["name"]
+    cut = "keyring_file_add_key" if wanted else "keyring_file_remove_key"
+    frail.target.rpc("emulator_inject_fault", action="drop", method=cut)
+    assert failing(lambda: change(frail, "spec.psk", **wanted)).code == "UNAVAILABLE"
+
+    wait_until(lambda: _answered(lambda: frail.delete("NvmeController", name, allow_missing=True)), "it is deleted")
+    frail.target.rpc("emulator_clear_faults")
+    wait_until(lambda: _answered(lambda: change(frail, "spec.hostnqn", hostnqn=HOST_NQN)), "the change has ended")
+    assert discovery(frail.target) == []
+
+
+def _answered(call: Callable[[], Any]) -> bool:
+    """Whether it is done; False where it may be repeated."""
+    try:
+        call()
+    except CallError as problem:
+        if problem.code not in ("UNAVAILABLE", "ABORTED"):
+            raise
+        return False
+    return True
 
 
 def test_hosts_discover_at_as_many_addresses_as_a_subsystem_may_have(world: World, shared_bridge: KeptBridge) -> None:

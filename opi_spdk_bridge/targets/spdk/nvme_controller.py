@@ -95,8 +95,8 @@ class NvmeControllerSide(SpdkSide[NvmeController, ControllerOwn, Seen]):
             address = listen_address(record, self.target.shared)
             remove = methods.nvmf_subsystem_remove_listener(self.parent(record).desired.spec.nqn, address)
             steps.append(Step(f"the listener at {in_words(address)} is still there", remove))
-        if self._is_plain(record):
-            steps += self._discovery.drop(record)
+        if not pcie and any(not state.desired.spec.psk for state in self.parent(record).states):
+            steps += self._discovery.drop(record)  # plain, or not known to be secure by now
         if pcie:
             shared, folder = self.target.shared, socket_folder(record.desired)
             steps.append(Step(f"the folder {folder} is still there", lambda: shared.remove_socket_folder(folder)))
