@@ -312,7 +312,7 @@ class Reconciler:
     def _count_loss(self, record: AnyRecord, presence: Presence) -> None:
         if presence is Presence.ABSENT and self._registry[record.kind].kind.volatile:
             self.tally.data_losses += 1
-            log.error("%s: DATA LOST: its volume came back empty, it lived in the target's memory", record.name)
+            log.error("%s: DATA LOST: its volume was made again, empty: its data went with the one before", record.name)
 
     def _failed(self, name: str, problem: Exception) -> None:
         self._verified.discard(name)
