@@ -188,6 +188,20 @@ def test_it_goes_with_its_controller_while_its_subsystem_changes(frail: World, b
     assert discovery(frail.target) == []
 
 
+def test_it_goes_with_a_controller_whose_creation_was_answered_by_a_look(frail: World) -> None:
+    """Whose it is was in an answer that got lost; then somebody takes away the controller's own listener."""
+    frail.subsystem()
+    target, port = frail.target, frail.ports[0]
+    target.rpc("emulator_inject_fault", action="drop", method="nvmf_subsystem_add_listener", when="after", count=1)
+    assert failing(lambda: frail.controller("c0", port)).code == "UNAVAILABLE"
+    wait_until(lambda: _answered(lambda: frail.controller("c0", port)), "it is there")
+    target.rpc("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=at(port))
+    target.rpc("emulator_inject_fault", action="drop", method="notify_get_notifications", count=1)
+    wait_until(lambda: len(frail.listeners()) == 1, "a sweep has put it back")
+    frail.delete("NvmeController", f"{SUB}/nvmeControllers/c0")
+    assert discovery(target) == []
+
+
 def _answered(call: Callable[[], Any]) -> bool:
     """Whether it is done; False where it may be repeated."""
     try:

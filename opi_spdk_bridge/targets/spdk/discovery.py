@@ -55,7 +55,8 @@ class Discovery:
             looked = True
             before.extend(subsystem.listen_addresses)
             ours = OURS in (other.own.discovery for other in (record, *self._others(record)))
-            whose = THEIRS if _is_among(address, before) and not ours else OURS
+            new = record.phase is Phase.CREATING  # else it was not known to be theirs when the controller was made
+            whose = THEIRS if new and _is_among(address, before) and not ours else OURS
             return lambda own: replace(own, discovery=whose)
 
         def needless(error: SpdkError) -> bool:
