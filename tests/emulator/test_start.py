@@ -161,8 +161,8 @@ def test_bdevs_are_examined_on_demand_when_that_was_chosen(start_target: StartTa
 
 
 def test_a_method_that_the_emulator_lacks_says_so(client: Client) -> None:
-    message = "Operation not supported: bdev_lvol_get_lvstores is not emulated"
-    assert client.error("bdev_lvol_get_lvstores") == (-95, message)
+    message = "Operation not supported: bdev_raid_get_bdevs is not emulated"
+    assert client.error("bdev_raid_get_bdevs") == (-95, message)
 
 
 def test_two_targets_cannot_have_one_socket(target: EmulatedTarget) -> None:

@@ -158,7 +158,7 @@ def _followed_to_another_identity(world: World, user: User) -> None:
     world.opi.kill()  # type: ignore[attr-defined]
     world.opi.start()  # type: ignore[attr-defined]
     world.get(user.noun, user.name)
-    assert user.uses(world) == "moved", "the new identity was kept"
+    wait_until(lambda: user.uses(world) == "moved", "the new identity was kept")
     now = world.target.bdev("moved")
     assert was is not None
     assert now is not None
