@@ -11,7 +11,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,8 +21,9 @@ from google.protobuf.message import Message
 from opi_spdk_bridge import deadline, errors
 from opi_spdk_bridge.core import fields, paging, requests
 from opi_spdk_bridge.core.catalog import Catalog, standing
+from opi_spdk_bridge.core.following import followers
 from opi_spdk_bridge.core.journal import Journal
-from opi_spdk_bridge.core.kind import AnyKind, Settled, Taken, Volume
+from opi_spdk_bridge.core.kind import Taken
 from opi_spdk_bridge.core.locks import NameLocks
 from opi_spdk_bridge.core.names import resource_id
 from opi_spdk_bridge.core.record import AnyRecord, Own, Phase, Record
@@ -184,7 +185,7 @@ class Engine:
         record: AnyRecord = Record(entry.singular, name, desired, Phase.CREATING, 1, now, now, entry.kind.own())
         if record.parent:
             standing(self._catalog, (record.parent,))
-        record = _with(record, await entry.kind.settle(name, desired, None, taken))
+        record = (await entry.kind.settle(name, desired, None, taken)).on(record)
         async with self._locks.shared(record.stands_on):
             standing(self._catalog, record.stands_on, held=True)
             async with self._intent(record, None):
@@ -210,7 +211,7 @@ class Engine:
 
     async def _amend(self, entry: Entry, old: AnyRecord, desired: Message, taken: Collection[Any]) -> AnyRecord:
         new = replace(old, desired=desired, phase=Phase.UPDATING, previous=old, **_next(old))
-        new = _with(new, await entry.kind.settle(old.name, desired, old, taken))
+        new = (await entry.kind.settle(old.name, desired, old, taken)).on(new)
         async with self._locks.shared({*old.stands_on, *new.stands_on}):
             standing(self._catalog, new.stands_on, held=True)
             async with self._intent(new, old):
@@ -281,26 +282,15 @@ class Engine:
         done = replace(record, phase=Phase.READY, previous=None, own=own)
         before = self._catalog.record(done.name)
         if done != before:
-            following = [] if before is None else [*self._following(before, done)]
+            following = [] if before is None else [*followers(self._registry.kinds, self._catalog, before, done)]
             await self._store_outcome(done.name, self._journal.conclude(done.name, done, following))
-            for changed in (done, *following):
-                self._catalog.put(changed)
+            self._catalog.put(done)
             for changed in following:
+                self._catalog.put(changed)
                 log.warning("%s: it stands on a volume that has come back with another identity", changed.name)
                 self._unfinished(changed.name)
         self._catalog.show(done.name, entry.side.shown_when_ready(done))
         return done
-
-    def _following(self, before: AnyRecord, after: AnyRecord) -> Iterator[AnyRecord]:
-        """What stands on a volume that the target gave another identity, and on that, holding on to the new ones."""
-        was, now = (self._registry.kinds[after.kind].volume(record) for record in (before, after))
-        if was is None or now is None or not was.identity or not now.identity or was.identity == now.identity:
-            return
-        for user in self._catalog.dependents(after.name):
-            moved = _following(self._registry.kinds[user.kind], user, was, now)
-            if moved != user:
-                yield moved
-                yield from self._following(user, moved)
 
     async def _take_down(self, entry: Entry, record: AnyRecord, view: Any) -> None:
         """Removes a record and what it stands for; what must wait is kept under a name that nobody can ask."""
@@ -395,15 +385,6 @@ class Engine:
         """The resource as clients see it, for the caller to change."""
         answer = self._catalog.answer(record, functools.partial(requests.answer, entry.kind))
         return entry.kind.message.FromString(answer)
-
-
-def _following(kind: AnyKind, record: AnyRecord, was: Volume, now: Volume) -> AnyRecord:
-    previous = None if record.previous is None else _following(kind, record.previous, was, now)
-    return replace(record, own=kind.follow(record.own, was, now), previous=previous)
-
-
-def _with(record: AnyRecord, settled: Settled[Any]) -> AnyRecord:
-    return replace(record, own=settled.own, stands_on=settled.stands_on)
 
 
 def _kept(record: AnyRecord) -> AnyRecord:

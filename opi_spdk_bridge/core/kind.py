@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Protocol
 
 from google.protobuf.message import Message
@@ -21,6 +21,10 @@ class Settled(Generic[P]):
 
     own: P
     stands_on: tuple[str, ...] = ()
+
+    def on(self, record: AnyRecord) -> AnyRecord:
+        """The record, holding what was decided."""
+        return replace(record, own=self.own, stands_on=self.stands_on)
 
 
 @dataclass(frozen=True, slots=True)
