@@ -23,10 +23,10 @@ class Identified(Own):
     uuid: str | None = fills("uuid")
 
 
-I = TypeVar("I", bound=Identified)  # noqa: E741  (as P and M)
+V = TypeVar("V", bound=Identified)
 
 
-class IdentifiedVolumeKind(ContractKind[M, I], Generic[M, I]):
+class IdentifiedVolumeKind(ContractKind[M, V], Generic[M, V]):
     """A volume that is a bdev of its ID, recognised by its UUID."""
 
     legacy_collection: ClassVar[str | None] = "volumes"
@@ -36,10 +36,10 @@ class IdentifiedVolumeKind(ContractKind[M, I], Generic[M, I]):
         if given:
             fields.put(resource, "uuid", rules.uuid(given, "uuid"))
 
-    def reserves(self, record: Record[M, I]) -> Iterable[Reservation]:
+    def reserves(self, record: Record[M, V]) -> Iterable[Reservation]:
         return bdev_reservations(record.id, uuid_of(record), "uuid")
 
-    def volume(self, record: Record[M, I]) -> Volume | None:
+    def volume(self, record: Record[M, V]) -> Volume | None:
         return Volume(record.id, uuid_of(record))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Generic
 from opi_spdk_bridge import errors
 from opi_spdk_bridge.core.record import M, P, Phase, Record
 from opi_spdk_bridge.core.side import Counters
-from opi_spdk_bridge.kinds.shared.bdev import I, uuid_of
+from opi_spdk_bridge.kinds.shared.bdev import V, uuid_of
 from opi_spdk_bridge.spdk.client import Call
 from opi_spdk_bridge.spdk.errors import SpdkError
 from opi_spdk_bridge.spdk.model import Bdev
@@ -106,11 +106,11 @@ class BdevSide(SpdkSide[M, P, Bdev], Generic[M, P]):
             raise errors.FailedPrecondition(text, resource=users[0])
 
 
-class IdentifiedVolumeSide(BdevSide[M, I], Generic[M, I]):
+class IdentifiedVolumeSide(BdevSide[M, V], Generic[M, V]):
     """A volume whose bdev was given the UUID that was chosen for it, and is recognised by that."""
 
-    def uuid(self, record: Record[M, I]) -> str:
+    def uuid(self, record: Record[M, V]) -> str:
         return uuid_of(record)
 
-    def ours(self, record: Record[M, I], seen: Bdev) -> bool:
+    def ours(self, record: Record[M, V], seen: Bdev) -> bool:
         return seen.name == record.id and seen.uuid in map(uuid_of, record.states)
