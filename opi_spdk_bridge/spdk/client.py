@@ -218,6 +218,7 @@ class Client:
             await asyncio.shield(connection.closed)
         finally:
             watching.cancel()
+            await asyncio.wait([watching])
 
     def _fell_silent(self) -> None:
         self._silent = True
