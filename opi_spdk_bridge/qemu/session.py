@@ -65,6 +65,7 @@ class Session:
         finally:
             for task in watching:
                 task.cancel()
+            await asyncio.wait(watching)
 
     async def close(self) -> None:
         """Ends the connection, whatever state it is in."""
